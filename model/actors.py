@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Every actor of a run by its id, in one entry point: the native engine compiles it once."""
+
+from __future__ import annotations
+
+from model.jit import entry, kernel
+from model.layout import ACTOR_CTL, ACTOR_RCU, MAX_VCPUS, Vm
+from model.rcu import rcu_thread
+from model.userspace import controller_main, toggler_main
+from model.vcpu import vcpu_main
+
+__all__ = ["actor_main", "run_actor"]
+
+
+@kernel
+def actor_main(vm: Vm, me: int) -> None:
+    """Play actor `me` from its start to its end."""
+    if me < MAX_VCPUS:
+        vcpu_main(vm, me)
+    elif me == ACTOR_CTL:
+        controller_main(vm, me)
+    elif me == ACTOR_RCU:
+        rcu_thread(vm, me)
+    else:
+        toggler_main(vm, me)
+
+
+@entry
+def run_actor(vm: Vm, me: int) -> None:
+    """The compiled form of actor_main()."""
+    actor_main(vm, me)

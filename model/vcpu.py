@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A vCPU: the entry sequence of vcpu_enter_guest() (arch/x86/kvm/x86.c) and the guest that runs behind it.
+
+kvm->srcu is held all the time except in guest mode and while the vCPU is blocked. Interrupts are off from before mode :=
+IN_GUEST_MODE until after mode := OUTSIDE_GUEST_MODE; an IPI that arrives in between makes the guest exit and is acknowledged
+once they are on again.
+"""
+
+from __future__ import annotations
+
+from model.atomics import fetch_add, load, load_acquire, nap_us, retry_pause, smp_mb, smp_wmb, store, store_release
+from model.constants import (
+    C_ACKS_IN_GUEST,
+    C_CANCELLED_ENTRIES,
+    C_GUEST_ACCESSES,
+    C_GUEST_ENTRIES,
+    C_HALTS,
+    C_TLB_FILLS,
+    C_TLB_HITS,
+    EV_HALT,
+    EV_KVM_ENTRY,
+    EV_KVM_EXIT,
+    EXIT_CANCELLED,
+    EXIT_FAULT,
+    EXIT_IPI,
+    EXIT_VOLUNTARY,
+    EXITING_GUEST_MODE,
+    IN_GUEST_MODE,
+    INVARIANT,
+    KVM_REQ_MMU_FREE_OBSOLETE_ROOTS,
+    KVM_REQ_TLB_FLUSH,
+    OUTSIDE_GUEST_MODE,
+    PHASE_DONE,
+    PHASE_RUNNING,
+    RET_PF_EMULATE,
+    RET_PF_RETRY,
+)
+from model.finding import report
+from model.jit import kernel
+from model.layout import Vm
+from model.mmu import kvm_mmu_free_obsolete_roots, kvm_mmu_page_fault, kvm_mmu_reload, kvm_mmu_unload
+from model.oracle import guest_touch
+from model.pages import drain_memory_caches
+from model.rcu import srcu_read_lock, srcu_read_unlock
+from model.requests import kvm_check_request, kvm_request_pending
+from model.rng import rng_bits, rng_next
+from model.tlb import hw_walk, kvm_flush_tlb_all, tlb_lookup
+from model.trace import trace
+from model.wait import ack_ipis, ipi_pending, wait_while
+
+__all__ = ["guest_access", "guest_run", "vcpu_enter_guest", "vcpu_main"]
+
+DETAIL_ENTRY_WITHOUT_FLUSH = 90
+
+# The guest's own timer: one retried access in so many is given up for another one.
+_RETRY_GIVE_UP = 1 << 30
+
+
+@kernel
+def guest_access(vm: Vm, me: int, root: int, gfn: int, write: bool) -> bool:
+    """One guest instruction that touches memory: TLB or walk, fill, touch.
+
+    Returns:
+        False on an EPT violation, before anything was touched.
+
+    Context: guest mode, interrupts off: no acknowledgement happens inside.
+    """
+    spte = tlb_lookup(vm, me, root, gfn, write)
+    hit = spte != 0
+    if hit:
+        vm.counter[me, C_TLB_HITS] += 1
+    else:
+        spte = hw_walk(vm, me, root, gfn, write)
+        if spte == 0:
+            return False
+        vm.counter[me, C_TLB_FILLS] += 1
+    vm.counter[me, C_GUEST_ACCESSES] += 1
+    guest_touch(vm, me, gfn, root, spte, write, hit)
+    return True
+
+
+@kernel
+def guest_run(vm: Vm, me: int) -> int:
+    """Run guest instructions until an IPI, an EPT violation or the guest's own wish to leave.
+
+    Returns:
+        EXIT_IPI, EXIT_FAULT (the access is in vcpu.retry_gfn and vcpu.retry_write) or EXIT_VOLUNTARY.
+    """
+    root = vm.vcpu.root_hpa[me]
+    rng = vm.actor.rng[me]
+    gfn = vm.vcpu.retry_gfn[me]
+    write = vm.vcpu.retry_write[me] != 0
+    left = vm.cfg.accesses_per_entry_max[0]
+    reason = EXIT_VOLUNTARY
+    while left > 0:
+        if ipi_pending(vm, me):
+            reason = EXIT_IPI
+            break
+        if gfn < 0:
+            rng = rng_next(rng)
+            chosen = rng_bits(rng)
+            write = chosen < vm.cfg.write_threshold[0]
+            rng = rng_next(rng)
+            if rng_bits(rng) < vm.cfg.hole_threshold[0]:
+                gfn = vm.cfg.hole_gfn[0]
+            else:
+                rng = rng_next(rng)
+                which = (rng_bits(rng) * vm.cfg.nr_ranges[0]) >> 32
+                rng = rng_next(rng)
+                gfn = vm.range.base_gfn[which] + ((rng_bits(rng) * vm.range.npages[which]) >> 32)
+        if not guest_access(vm, me, root, gfn, write):
+            reason = EXIT_FAULT
+            break
+        gfn = -1
+        left -= 1
+    vm.actor.rng[me] = rng
+    vm.vcpu.retry_gfn[me] = gfn
+    vm.vcpu.retry_write[me] = 1 if write else 0
+    vm.vcpu.accesses[me] += vm.cfg.accesses_per_entry_max[0] - left
+    if left < vm.cfg.accesses_per_entry_max[0]:
+        vm.actor.progress[me] += 1
+    return reason
+
+
+@kernel
+def _kvm_vcpu_exit_request(vm: Vm, me: int) -> bool:
+    return load(vm.vcpu.mode, me) == EXITING_GUEST_MODE or kvm_request_pending(vm, me)
+
+
+@kernel
+def vcpu_enter_guest(vm: Vm, me: int) -> int:
+    """Serve requests, make sure of a root, enter the guest unless somebody asks otherwise, come back.
+
+    Returns:
+        Why the guest left, or EXIT_CANCELLED if it was not entered.
+
+    Context: kvm->srcu held on entry and on return, dropped in between.
+
+    Source: vcpu_enter_guest(), arch/x86/kvm/x86.c.
+    """
+    ack_ipis(vm, me)
+    # 1. Requests; obsolete roots before the TLB.
+    if kvm_request_pending(vm, me):
+        if kvm_check_request(vm, me, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS):
+            kvm_mmu_free_obsolete_roots(vm, me)
+        if kvm_check_request(vm, me, KVM_REQ_TLB_FLUSH):
+            kvm_flush_tlb_all(vm, me)
+    # 2. A root, freshly flushed if it is a new one.
+    kvm_mmu_reload(vm, me)
+    # 3, 4. Interrupts off from here. Pairs with the cmpxchg of the mode in kvm_make_all_cpus_request().
+    store_release(vm.vcpu.mode, me, IN_GUEST_MODE)
+    srcu_read_unlock(vm, me)
+    # Between the mode and the requests: either the sender sees us in the guest, or we see its request.
+    smp_mb()
+    # 5. The last check.
+    if _kvm_vcpu_exit_request(vm, me):
+        store(vm.vcpu.mode, me, OUTSIDE_GUEST_MODE)
+        smp_wmb()
+        ack_ipis(vm, me)
+        srcu_read_lock(vm, me)
+        vm.counter[me, C_CANCELLED_ENTRIES] += 1
+        trace(vm, me, EV_KVM_EXIT, -1, vm.vcpu.root_hpa[me], -1, -1, EXIT_CANCELLED, -1)
+        return EXIT_CANCELLED
+    # In guest means from here on, not from the mode on: until here the entry could be cancelled.
+    vm.vcpu.entry_seq[me] += 1
+    store(vm.vcpu.in_guest, me, 1)
+    root = vm.vcpu.root_hpa[me]
+    if vm.cfg.check_level[0] > 0 and vm.vcpu.flushed[me] != root:
+        report(vm, me, INVARIANT, 21, -1, -1, -1, root, -1, DETAIL_ENTRY_WITHOUT_FLUSH, vm.vcpu.flushed[me])
+    vm.counter[me, C_GUEST_ENTRIES] += 1
+    trace(vm, me, EV_KVM_ENTRY, -1, root, -1, -1, vm.vcpu.entry_seq[me], -1)
+    # 6. The guest.
+    reason = guest_run(vm, me)
+    trace(vm, me, EV_KVM_EXIT, vm.vcpu.retry_gfn[me], root, -1, -1, reason, -1)
+    store(vm.vcpu.in_guest, me, 0)
+    store(vm.vcpu.mode, me, OUTSIDE_GUEST_MODE)
+    smp_wmb()
+    # Interrupts on: what is pending is acknowledged now.
+    if reason == EXIT_IPI:
+        vm.counter[me, C_ACKS_IN_GUEST] += 1
+    ack_ipis(vm, me)
+    srcu_read_lock(vm, me)
+    return reason
+
+
+@kernel
+def _handle_ept_violation(vm: Vm, me: int) -> None:
+    result = kvm_mmu_page_fault(vm, me, vm.vcpu.retry_gfn[me], vm.vcpu.retry_write[me] != 0)
+    if result == RET_PF_EMULATE:
+        # MMIO: userspace emulates the access, the guest goes on behind it.
+        vm.vcpu.retry_gfn[me] = -1
+        vm.actor.progress[me] += 1
+    elif result == RET_PF_RETRY:
+        vm.actor.retries[me] += 1
+        rng = rng_next(vm.actor.rng[me])
+        vm.actor.rng[me] = rng
+        if rng_bits(rng) < _RETRY_GIVE_UP:
+            # The guest's timer interrupt came first; another task runs.
+            vm.vcpu.retry_gfn[me] = -1
+    else:
+        vm.actor.progress[me] += 1
+
+
+@kernel
+def _kvm_vcpu_halt(vm: Vm, me: int) -> None:
+    """Block outside the guest, root kept, kvm->srcu dropped; a request with NO_WAKEUP leaves the vCPU asleep."""
+    rng = rng_next(vm.actor.rng[me])
+    vm.actor.rng[me] = rng
+    duration_us = 1 + ((rng_bits(rng) * vm.cfg.halt_us_max[0]) >> 32)
+    vm.counter[me, C_HALTS] += 1
+    trace(vm, me, EV_HALT, -1, vm.vcpu.root_hpa[me], -1, -1, duration_us, -1)
+    srcu_read_unlock(vm, me)
+    while duration_us > 0:
+        nap_us(min(duration_us, 100))
+        duration_us -= 100
+        # Asleep, but with interrupts on.
+        ack_ipis(vm, me)
+    srcu_read_lock(vm, me)
+
+
+@kernel
+def vcpu_main(vm: Vm, me: int) -> None:
+    """A vCPU from its first KVM_RUN until the run stops, then its destruction."""
+    store(vm.actor.phase, me, PHASE_RUNNING)
+    vm.vcpu.retry_gfn[me] = -1
+    srcu_read_lock(vm, me)
+    entries = 0
+    while load_acquire(vm.run.stop, 0) == 0 and (vm.cfg.entries_max[0] == 0 or entries < vm.cfg.entries_max[0]):
+        reason = vcpu_enter_guest(vm, me)
+        entries += 1
+        if reason == EXIT_FAULT:
+            retries = vm.actor.retries[me]
+            _handle_ept_violation(vm, me)
+            if vm.actor.retries[me] != retries:
+                # RET_PF_RETRY: leave kvm->srcu, or the memslot update that we wait for waits for us.
+                srcu_read_unlock(vm, me)
+                retry_pause()
+                srcu_read_lock(vm, me)
+        if vm.cfg.halt_threshold[0] != 0:
+            rng = rng_next(vm.actor.rng[me])
+            vm.actor.rng[me] = rng
+            if rng_bits(rng) < vm.cfg.halt_threshold[0]:
+                _kvm_vcpu_halt(vm, me)
+    kvm_mmu_unload(vm, me)
+    srcu_read_unlock(vm, me)
+    drain_memory_caches(vm, me)
+    vm.actor.progress[me] += 1
+    fetch_add(vm.run.vcpus_running, 0, -1)
+    # A kick may still be on its way: keep acknowledging until the VM is gone.
+    wait_while(vm, me, vm.run.destroyed, 0, 0)
+    store(vm.actor.phase, me, PHASE_DONE)
