@@ -6,10 +6,11 @@ from __future__ import annotations
 from model.jit import entry, kernel
 from model.layout import ACTOR_CTL, ACTOR_RCU, MAX_VCPUS, Vm
 from model.rcu import rcu_thread
+from model.trace import now
 from model.userspace import controller_main, toggler_main
 from model.vcpu import vcpu_main
 
-__all__ = ["actor_main", "run_actor"]
+__all__ = ["actor_main", "read_clock", "run_actor"]
 
 
 @kernel
@@ -29,3 +30,9 @@ def actor_main(vm: Vm, me: int) -> None:
 def run_actor(vm: Vm, me: int) -> None:
     """The compiled form of actor_main()."""
     actor_main(vm, me)
+
+
+@entry
+def read_clock() -> int:
+    """The compiled clock, for calibration: see model/trace.py:now()."""
+    return now()

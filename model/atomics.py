@@ -25,6 +25,7 @@ import numpy as np
 from numba.extending import overload
 
 from model.context import CTX_WAIT
+from model.jit import JIT_OPTIONS
 from model.native import (
     address,
     context_get,
@@ -250,7 +251,7 @@ _SLEEP_US_FIRST = 20
 _SLEEP_US_MAX = 500
 
 
-@overload(load)
+@overload(load, jit_options=JIT_OPTIONS)
 def _load(array: Any, index: Any) -> Any:
     if engine.instrumented:
 
@@ -266,7 +267,7 @@ def _load(array: Any, index: Any) -> Any:
     return plain
 
 
-@overload(load_acquire)
+@overload(load_acquire, jit_options=JIT_OPTIONS)
 def _load_acquire(array: Any, index: Any) -> Any:
     if engine.instrumented:
 
@@ -282,7 +283,7 @@ def _load_acquire(array: Any, index: Any) -> Any:
     return plain
 
 
-@overload(store)
+@overload(store, jit_options=JIT_OPTIONS)
 def _store(array: Any, index: Any, value: Any) -> Any:
     if engine.instrumented:
 
@@ -298,7 +299,7 @@ def _store(array: Any, index: Any, value: Any) -> Any:
     return plain
 
 
-@overload(store_release)
+@overload(store_release, jit_options=JIT_OPTIONS)
 def _store_release(array: Any, index: Any, value: Any) -> Any:
     if engine.instrumented:
 
@@ -315,7 +316,7 @@ def _store_release(array: Any, index: Any, value: Any) -> Any:
 
 
 def _overload_rmw(primitive: Any, number: int, native: Any) -> None:
-    @overload(primitive)
+    @overload(primitive, jit_options=JIT_OPTIONS)
     def body(array: Any, index: Any, value: Any) -> Any:
         if engine.instrumented:
 
@@ -337,7 +338,7 @@ _overload_rmw(fetch_or, FETCH_OR, native_fetch_or)
 _overload_rmw(fetch_and, FETCH_AND, native_fetch_and)
 
 
-@overload(cmpxchg)
+@overload(cmpxchg, jit_options=JIT_OPTIONS)
 def _cmpxchg(array: Any, index: Any, old: Any, new: Any) -> Any:
     if engine.instrumented:
 
@@ -354,7 +355,7 @@ def _cmpxchg(array: Any, index: Any, old: Any, new: Any) -> Any:
 
 
 def _overload_fence(primitive: Any, number: int, native: Any) -> None:
-    @overload(primitive)
+    @overload(primitive, jit_options=JIT_OPTIONS)
     def body() -> Any:
         if engine.instrumented:
 
@@ -375,7 +376,7 @@ _overload_fence(smp_rmb, SMP_RMB, fence_compiler)
 _overload_fence(smp_wmb, SMP_WMB, fence_compiler)
 
 
-@overload(block)
+@overload(block, jit_options=JIT_OPTIONS)
 def _block(array: Any, index: Any, value: Any, array2: Any, index2: Any, value2: Any) -> Any:
     instrumented = engine.instrumented
 
@@ -403,7 +404,7 @@ def _block(array: Any, index: Any, value: Any, array2: Any, index2: Any, value2:
     return native
 
 
-@overload(retry_pause)
+@overload(retry_pause, jit_options=JIT_OPTIONS)
 def _retry_pause() -> Any:
     instrumented = engine.instrumented
 
@@ -415,7 +416,7 @@ def _retry_pause() -> Any:
     return native
 
 
-@overload(might_sleep)
+@overload(might_sleep, jit_options=JIT_OPTIONS)
 def _might_sleep() -> Any:
     instrumented = engine.instrumented
 
@@ -426,7 +427,7 @@ def _might_sleep() -> Any:
     return native
 
 
-@overload(nap_us)
+@overload(nap_us, jit_options=JIT_OPTIONS)
 def _nap_us(duration_us: Any) -> Any:
     instrumented = engine.instrumented
 

@@ -4,7 +4,7 @@
     split        the patch as posted: both branches share one critical section, and the predicate is evaluated twice
     split-once   the same with the predicate resolved once
     unsplit      the code before the patch
-    held         both halves under one hold of mmu_lock for write, the back half in its exclusive form
+    held         both halves with mmu_lock held for write, the back half in its exclusive form (it may still yield)
 
 All return whether a front half and a back half ran, for I23 alone.
 """

@@ -175,7 +175,7 @@ ITER = _row(
 USER = _row(("next_seq", "extents_free", "operations", "last_generation"))
 USER_SLOT = _row(("present", "moved", "extent", "incarnation", "backing", "nr_operations"))
 
-RUN = _row(("stop",), ("vcpus_running",), ("rcu_stop",), ("nr_findings",), ("go",), ("destroyed",))
+RUN = _row(("stop",), ("vcpus_running",), ("rcu_stop",), ("nr_findings",), ("destroyed",), ("drain_stop",))
 
 CFG = _row(
     (
@@ -338,6 +338,5 @@ def field_table() -> tuple[list[str], NDArray[np.int16]]:
 
 
 def _field(name: str) -> tuple[np.dtype[Any], int]:
-    assert VM.fields is not None
-    entry = VM.fields[name]
-    return entry[0], entry[1]
+    fields: Any = VM.fields
+    return fields[name][0], fields[name][1]

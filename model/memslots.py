@@ -100,7 +100,11 @@ def kvm_replace_memslot(vm: Vm, me: int, slot_id: int, slot: int) -> None:
 
 @kernel
 def kvm_copy_active_memslot(vm: Vm, me: int, slot_id: int) -> None:
-    """After a swap, bring the set that is now inactive up to date."""
+    """After a swap, bring the set that is now inactive up to date.
+
+    Context: slots_lock held.
+    """
+    lockdep_assert_held(vm, me, LOCK_SLOTS)
     active = load(vm.memslots.active, 0)
     store(vm.memslot_id, (1 - active, slot_id), load(vm.memslot_id, (active, slot_id)))
 

@@ -11,7 +11,7 @@ K1-K5 zap the invalidated roots
 
 from __future__ import annotations
 
-from model.atomics import load, might_sleep, smp_rmb, store
+from model.atomics import load, load_acquire, might_sleep, smp_rmb, store
 from model.constants import (
     C_FAULTS_DURING_ZAP,
     C_FAULTS_FIXED,
@@ -147,13 +147,13 @@ def _check_front_half(vm: Vm, me: int, hold: int) -> None:
     if vm.mmu_lock.holds[0] != hold or vm.mmu_lock.owner[0] != me + 1:
         report(vm, me, INVARIANT, 5, -1, -1, -1, -1, -1, DETAIL_BROKEN_HOLD, hold)
     for vcpu in range(vm.cfg.nr_vcpus[0]):
-        entry = vm.vcpu.entry_seq[vcpu]
+        entry = load_acquire(vm.vcpu.entry_seq, vcpu)
         root = vm.vcpu.root_hpa[vcpu]
-        if root == INVALID_PAGE or vm.sp.role_invalid[root] == 0 or vm.vcpu.in_guest[vcpu] == 0:
+        if root == INVALID_PAGE or vm.sp.role_invalid[root] == 0 or load_acquire(vm.vcpu.in_guest, vcpu) == 0:
             continue
         # Two looks at the same entry: the vCPU did not leave and reload in between.
-        same = load(vm.vcpu.entry_seq, vcpu) == entry and load(vm.vcpu.root_hpa, vcpu) == root
-        if same and load(vm.vcpu.in_guest, vcpu) != 0:
+        same = load_acquire(vm.vcpu.entry_seq, vcpu) == entry and load(vm.vcpu.root_hpa, vcpu) == root
+        if same and load_acquire(vm.vcpu.in_guest, vcpu) != 0:
             report(vm, me, INVARIANT, 4, -1, -1, -1, root, vcpu, DETAIL_IN_GUEST_ON_INVALID_ROOT, entry)
 
 
@@ -206,6 +206,7 @@ def _mmu_free_root_page(vm: Vm, me: int) -> None:
     root = vm.vcpu.root_hpa[me]
     read_lock(vm, me, vm.mmu_lock)
     vm.vcpu.root_ref[me] = INVALID_PAGE
+    vm.vcpu.flushed[me] = INVALID_PAGE
     kvm_tdp_mmu_put_root(vm, me, root)
     read_unlock(vm, me, vm.mmu_lock)
     store(vm.vcpu.root_hpa, me, INVALID_PAGE)

@@ -137,11 +137,13 @@ def check_flush_returned(vm: Vm, me: int, slot: int, front_ran: bool, back_ran: 
     """
     if front_ran and not back_ran:
         observed = 0
+        rcu_read_lock(vm, me)
         root = vm.kvm.tdp_mmu_roots[0]
         while root != 0:
             if vm.sp.scheduled_to_zap[root] != 0:
                 observed = root
             root = vm.sp.link_next[root]
+        rcu_read_unlock(vm, me)
         if observed != 0:
             incarnation = vm.slot.incarnation[slot]
             report(

@@ -16,6 +16,8 @@ from model.constants import (
     EV_SRCU_SYNC_END,
     EV_SRCU_UNLOCK,
     INVARIANT,
+    PHASE_DONE,
+    PHASE_RUNNING,
     SP_RCU,
 )
 from model.finding import report
@@ -120,7 +122,7 @@ def synchronize_rcu(vm: Vm, me: int) -> None:
 
 @kernel
 def call_rcu(vm: Vm, page: int) -> None:
-    """Queue a page to be freed after a grace period: call_rcu(&sp->rcu_head, tdp_mmu_free_sp_rcu_callback)."""
+    """Free a page after a grace period: tdp_mmu_free_sp_rcu_callback() is what will run."""
     vm.sp.state[page] = SP_RCU
     fetch_add(vm.rcu.queued, 0, 1)
     head = load(vm.rcu.pending, 0)
@@ -139,11 +141,13 @@ def rcu_thread(vm: Vm, me: int) -> None:
 
     Ends when `run.rcu_stop` is set and the queue is empty.
     """
+    store(vm.actor.phase, me, PHASE_RUNNING)
     while True:
         kick = load_acquire(vm.rcu.kick, 0)
         batch = xchg(vm.rcu.pending, 0, 0)
         if batch == 0:
             if load_acquire(vm.run.rcu_stop, 0) != 0:
+                store(vm.actor.phase, me, PHASE_DONE)
                 return
             wait_while(vm, me, vm.rcu.kick, 0, kick)
             continue

@@ -175,8 +175,10 @@ def kvm_tdp_mmu_alloc_root(vm: Vm, me: int) -> int:
     Source: kvm_tdp_mmu_alloc_root(), arch/x86/kvm/mmu/tdp_mmu.c.
     """
     read_lock(vm, me, vm.mmu_lock)
-    # Roots cannot be freed while the lock is held and they are valid, so the list is safe without RCU.
+    # RCU: an invalid root on the list may lose its last reference while the lock is held for read.
+    rcu_read_lock(vm, me)
     root = _find_valid_root(vm, me)
+    rcu_read_unlock(vm, me)
     if root == 0:
         spin_lock(vm, me, vm.tdp_mmu_pages_lock)
         # Somebody may have been faster.

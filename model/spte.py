@@ -9,7 +9,8 @@
     bits 22-61   incarnation of the slot object that the fault looked up (leafs only), 40 bits
 
 The kernel has no incarnation; it stands beside the pfn so that a stale mapping stays recognisable after its frame has got a
-new owner. 40 bits last for years at ten thousand slot operations a second (docs/design/incarnations.md).
+new owner. Four bits of it are its place, the other 36 last for eleven weeks at ten thousand slot operations a second
+(docs/design/incarnations.md).
 """
 
 from __future__ import annotations

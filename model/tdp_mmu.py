@@ -90,6 +90,7 @@ DETAIL_OBSOLETE_INSTALL = 62
 DETAIL_UNLINK_OF_UNLINKED = 63
 DETAIL_SCHEDULED_BUT_VALID = 64
 DETAIL_OWED_FLUSH = 65
+DETAIL_STILL_SCHEDULED = 66
 
 
 # --- changing SPTEs
@@ -269,7 +270,7 @@ def kvm_tdp_mmu_map(vm: Vm, me: int, root: int, gfn: int, pfn: int, incarnation:
     result = RET_PF_RETRY
     rcu_read_lock(vm, me)
     tdp_iter_start(vm, me, root, PG_LEVEL_4K, gfn)
-    while vm.iter.valid[me] != 0:
+    while vm.iter.valid[me] != 0 and vm.iter.gfn[me] <= gfn:
         old = vm.iter.old_spte[me]
         # First of all (f5d16bb9be68, 6.2): a FROZEN entry is somebody else's, whatever its level.
         if is_frozen_spte(old):
@@ -299,7 +300,7 @@ def _tdp_mmu_iter_cond_resched(vm: Vm, me: int, flush: bool, shared: bool, half:
     """Yield if asked to, but only after some progress since the last yield.
 
     Returns:
-        True if mmu_lock was dropped; the iterator then restarts at the same gfn.
+        True if mmu_lock was dropped, or would have been had the reason lasted; the iterator then restarts at the same gfn.
 
     Context: mmu_lock in the mode that `shared` says, RCU; both are dropped and retaken.
     """
@@ -402,6 +403,8 @@ def _check_invalid_roots(vm: Vm, me: int) -> None:
     while root != 0:
         if vm.sp.role_invalid[root] != 0:
             check_root_empty(vm, me, root, 7)
+            if vm.cfg.check_level[0] > 0 and vm.sp.scheduled_to_zap[root] != 0:
+                report(vm, me, INVARIANT, 7, -1, -1, -1, root, -1, DETAIL_STILL_SCHEDULED, 0)
         root = vm.sp.link_next[root]
     rcu_read_unlock(vm, me)
 

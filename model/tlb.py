@@ -32,6 +32,8 @@ FLUSH_ON_REQUEST = 1
 
 # A key is the root's page and the gfn; page 0 is never a root, so an empty entry's 0 matches nothing.
 _ROOT_SHIFT = 40
+# Translations of the same gfn under other roots lie elsewhere, so that they survive as they do in an associative TLB.
+_ROOT_STRIDE = 61
 DETAIL_FREED_TABLE = 20
 
 
@@ -54,9 +56,14 @@ def kvm_flush_tlb_all(vm: Vm, me: int) -> None:
 
 
 @kernel
+def _entry(vm: Vm, root: int, gfn: int) -> int:
+    return (gfn + root * _ROOT_STRIDE) & vm.cfg.tlb_mask[0]
+
+
+@kernel
 def tlb_lookup(vm: Vm, me: int, root: int, gfn: int, write: bool) -> int:
     """The SPTE of a cached translation, or 0; a first write through a clean one misses, to set the dirty bit."""
-    entry = gfn & vm.cfg.tlb_mask[0]
+    entry = _entry(vm, root, gfn)
     if vm.tlb_key[me, entry] != (root << _ROOT_SHIFT) | gfn:
         return 0
     spte = vm.tlb_spte[me, entry]
@@ -94,7 +101,7 @@ def hw_walk(vm: Vm, me: int, root: int, gfn: int, write: bool) -> int:
             marked = marked | SPTE_DIRTY
         # Hardware sets the bits by a locked exchange that fails if the entry changed; then it walks again.
         if marked == spte or cmpxchg(vm.pt, (table, spte_index(vm, gfn, 1)), spte, marked) == spte:
-            entry = gfn & vm.cfg.tlb_mask[0]
+            entry = _entry(vm, root, gfn)
             vm.tlb_key[me, entry] = (root << _ROOT_SHIFT) | gfn
             vm.tlb_spte[me, entry] = marked
             trace_access(vm, me, EV_TLB_FILL, gfn, root, spte_to_pfn(marked), spte_to_incarnation(marked), marked, -1)

@@ -15,6 +15,7 @@ from numba.extending import overload
 
 from model.constants import LOG_SAMPLED, LOG_WINDOW
 from model.context import CTX_CLOCK
+from model.jit import JIT_OPTIONS
 from model.layout import Vm
 from model.native import (
     clock_gettime,
@@ -53,7 +54,7 @@ def trace(vm: Vm, me: int, kind: int, gfn: int, root: int, pfn: int, incarnation
         tracer.events.append((now(), me, kind, gfn, root, pfn, incarnation, arg0, arg1))
 
 
-@overload(now)
+@overload(now, jit_options=JIT_OPTIONS)
 def _now() -> Any:
     def native() -> Any:
         if context_get(CTX_CLOCK) == 0:
@@ -65,7 +66,7 @@ def _now() -> Any:
     return native
 
 
-@overload(trace)
+@overload(trace, jit_options=JIT_OPTIONS)
 def _trace(vm: Any, me: Any, kind: Any, gfn: Any, root: Any, pfn: Any, incarnation: Any, arg0: Any, arg1: Any) -> Any:
     def native(vm: Any, me: Any, kind: Any, gfn: Any, root: Any, pfn: Any, incarnation: Any, arg0: Any, arg1: Any) -> Any:
         head = vm.actor.ring_head[me]
@@ -93,7 +94,7 @@ def trace_access(vm: Vm, me: int, kind: int, gfn: int, root: int, pfn: int, inca
     trace(vm, me, kind, gfn, root, pfn, incarnation, arg0, arg1)
 
 
-@overload(trace_access)
+@overload(trace_access, jit_options=JIT_OPTIONS)
 def _trace_access(vm: Any, me: Any, kind: Any, gfn: Any, root: Any, pfn: Any, incarnation: Any, arg0: Any, arg1: Any) -> Any:
     def native(vm: Any, me: Any, kind: Any, gfn: Any, root: Any, pfn: Any, incarnation: Any, arg0: Any, arg1: Any) -> Any:
         if vm.cfg.log_policy[0] == LOG_SAMPLED:

@@ -212,7 +212,11 @@ def toggler_main(vm: Vm, me: int) -> None:
     store(vm.actor.phase, me, PHASE_RUNNING)
     while load_acquire(vm.run.stop, 0) == 0 and load_acquire(vm.run.destroyed, 0) == 0:
         nap_us(1 + _draw(vm, me, vm.cfg.toggler_period_us_max[0]))
-        quirks = load(vm.kvm.disabled_quirks, 0) ^ KVM_X86_QUIRK_SLOT_ZAP_ALL
+        quirks = load(vm.kvm.disabled_quirks, 0)
+        if vm.cfg.toggler_mode[0] == TOGGLER_FLIP:
+            quirks = quirks ^ KVM_X86_QUIRK_SLOT_ZAP_ALL
+        else:
+            quirks = quirks | KVM_X86_QUIRK_SLOT_ZAP_ALL
         store(vm.kvm.disabled_quirks, 0, quirks)
         vm.counter[me, C_QUIRK_TOGGLES] += 1
         vm.actor.progress[me] += 1

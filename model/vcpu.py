@@ -163,7 +163,8 @@ def vcpu_enter_guest(vm: Vm, me: int) -> int:
         return EXIT_CANCELLED
     # In guest means from here on, not from the mode on: until here the entry could be cancelled.
     vm.vcpu.entry_seq[me] += 1
-    store(vm.vcpu.in_guest, me, 1)
+    # Release: who sees us in the guest sees which entry it is.
+    store_release(vm.vcpu.in_guest, me, 1)
     root = vm.vcpu.root_hpa[me]
     if vm.cfg.check_level[0] > 0 and vm.vcpu.flushed[me] != root:
         report(vm, me, INVARIANT, 21, -1, -1, -1, root, -1, DETAIL_ENTRY_WITHOUT_FLUSH, vm.vcpu.flushed[me])
@@ -172,8 +173,9 @@ def vcpu_enter_guest(vm: Vm, me: int) -> int:
     # 6. The guest.
     reason = guest_run(vm, me)
     trace(vm, me, EV_KVM_EXIT, vm.vcpu.retry_gfn[me], root, -1, -1, reason, -1)
-    store(vm.vcpu.in_guest, me, 0)
-    store(vm.vcpu.mode, me, OUTSIDE_GUEST_MODE)
+    store_release(vm.vcpu.in_guest, me, 0)
+    # A VM exit serialises: a sender that sees us outside must not meet an access of ours that is still on its way.
+    store_release(vm.vcpu.mode, me, OUTSIDE_GUEST_MODE)
     smp_wmb()
     # Interrupts on: what is pending is acknowledged now.
     if reason == EXIT_IPI:

@@ -44,7 +44,7 @@ FORBIDDEN = {
 }
 
 # The only modules that speak to the compiler; everything else marks its functions through model.jit.
-NUMBA_MODULES = {"model.atomics", "model.context", "model.jit", "model.native", "model.trace"}
+NUMBA_MODULES = {"model.atomics", "model.context", "model.jit", "model.native", "model.trace", "stress.engine.compiled"}
 
 
 def module_name(path: Path) -> str:

@@ -112,10 +112,11 @@ def _check_slots(config: Config) -> None:
 
 
 def _check_pools(config: Config) -> None:
-    frames = sum(slot.npages for slot in config.slots)
-    if frames > MAX_FRAMES:
-        largest = max(range(len(config.slots)), key=lambda index: config.slots[index].npages)
-        expected = f"{MAX_FRAMES} pages at most in all slots together, not {frames}"
+    # Frames go round in extents of equal length, one a slot.
+    largest = max(range(len(config.slots)), key=lambda index: config.slots[index].npages)
+    if config.slots[largest].npages * len(config.slots) > MAX_FRAMES:
+        share = MAX_FRAMES // len(config.slots)
+        expected = f"{share} at most, an equal share of {MAX_FRAMES} frames for each of {len(config.slots)} slots"
         raise BadValueError(("slots", largest, "npages"), config.slots[largest].npages, expected)
     pages = pages_needed(config)
     if pages > MAX_PAGES:

@@ -147,7 +147,7 @@ class Perturb(_Table, frozen=True):
     sleep_weight: Annotated[int, _key("Share of pauses that sleep.", ge=0, le=1000)] = 1
     spin_loops_max: Annotated[int, _key("Longest spin.", ge=1, le=PAUSE_US_MAX, unit="loops")] = 2000
     sleep_us_max: Annotated[int, _key("Longest sleep.", ge=1, le=PAUSE_US_MAX, unit="µs")] = 200
-    stall_probability: Annotated[float, _key("Chance that a pause is followed by a long stall.", ge=0, le=1)] = 0.0
+    stall_probability: Annotated[float, _key("Chance that a pause is a long stall instead.", ge=0, le=1)] = 0.0
     stall_ms_max: Annotated[int, _key("Longest stall.", ge=1, le=PAUSE_MS_MAX, unit="ms")] = 5
     resched_probability: Annotated[float, _key("Chance that a pause also sets the actor's need_resched.", ge=0, le=1)] = 0.0
 

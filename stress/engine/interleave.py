@@ -2,8 +2,8 @@
 """The interpreted engine: the model's own functions under greenlets in one thread, one random interleaving after another.
 
 Every primitive is a scheduling point. An actor in wait_while() is disabled until its word (or its IPI word) changes, one in
-retry_pause() until another actor has written a word that its failed attempt read. Nobody enabled is a deadlock; everybody left
-retrying is a livelock. The same seed gives the same interleaving.
+retry_pause() until another actor has written a word that its failed attempt read. Nobody enabled is a deadlock, or a
+livelock if some of them retry. The same seed gives the same interleaving.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class _Actor:
         self.greenlet = greenlet.greenlet(main)
         self.wait: tuple[Any, ...] | None = None
         self.retrying = False
+        self.dirty = False  # a word that this attempt read has been written by another actor since
         self.reads: set[tuple[int, Any]] = set()
 
 
@@ -70,7 +71,8 @@ class _RandomScheduler:
         while live:
             enabled = [actor for actor in live if self._enabled(actor)]
             if not enabled:
-                return "deadlock: " + ", ".join(self._position(actor) for actor in live)
+                kind = "livelock: " if any(actor.retrying for actor in live) else "deadlock: "
+                return kind + ", ".join(self._position(actor) for actor in live)
             if self.points > self._points_max:
                 return f"no end within {self._points_max} scheduling points"
             actor = enabled[int(self._random.random() * len(enabled))]
@@ -87,7 +89,7 @@ class _RandomScheduler:
 
     def _enabled(self, actor: _Actor) -> bool:
         if actor.retrying:
-            return False
+            return actor.dirty
         if actor.wait is None:
             return True
         array, index, value, array2, index2, value2 = actor.wait
@@ -106,16 +108,16 @@ class _RandomScheduler:
         current = self._current
         if current is None:
             return
+        if self._random.random() < self._switch or self.points > self._points_max:
+            self._hub.switch()
+        # Only now, since the word is touched as soon as this returns: nobody may look at it in between.
         if array is not None:
             word = (id(array), index)
             current.reads.add(word)
             if primitive not in atomics.READS:
                 for actor in self._actors:
-                    if actor.retrying and actor is not current and word in actor.reads:
-                        actor.retrying = False
-                        actor.reads.clear()
-        if self._random.random() < self._switch or self.points > self._points_max:
-            self._hub.switch()
+                    if actor is not current and word in actor.reads:
+                        actor.dirty = True
 
     def block(self, array: Any, index: Any, value: int, array2: Any, index2: Any, value2: int) -> None:
         current = self._current
@@ -132,6 +134,7 @@ class _RandomScheduler:
         self.points += 1
         current.retrying = True
         self._hub.switch()
+        current.retrying = current.dirty = False
         current.reads.clear()
 
 

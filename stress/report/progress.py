@@ -22,7 +22,7 @@ from stress.report.text import amount
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stress.engine.run import Progress
+    from stress.engine.result import Progress
 
 __all__ = ["Display", "progress_text"]
 

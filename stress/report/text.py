@@ -9,7 +9,7 @@ from stress.errors import one_line
 from stress.verdict import Verdict
 
 if TYPE_CHECKING:
-    from stress.engine.run import Finding, RunResult
+    from stress.engine.result import Finding, RunResult
 
 __all__ = ["amount", "finding_lines", "verdict_line"]
 

@@ -64,7 +64,7 @@ def test_a_move_has_a_place_to_go() -> None:
 def test_frames_and_page_tables_fit_into_their_pools() -> None:
     """The message names the slot to shrink, or the level size to raise."""
     key, expected = refusal(slots=slots((0, 60000), (60000, 5537)))
-    assert (key, expected) == ("slots.0.npages", "65536 pages at most in all slots together, not 65537")
+    assert (key, expected) == ("slots.0.npages", "32768 at most, an equal share of 65536 frames for each of 2 slots")
     narrow = Vm(levels=4, bits_per_level=4)
     key, expected = refusal(vm=narrow, slots=slots((0, 65536)))
     assert key == "vm.bits_per_level"

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Compiled loops around the model's own functions; import only after the build (plain or instrumented) has been chosen.
+
+The loops at the end of twin.c are their counterparts.
+"""
+
+from __future__ import annotations
+
+import numba
+
+from model.constants import EXIT_FAULT, PG_LEVEL_4K
+from model.layout import Vm
+from model.locks import read_lock, read_unlock
+from model.mmu import kvm_mmu_page_fault
+from model.rcu import rcu_read_lock, rcu_read_unlock
+from model.tdp_mmu import _tdp_mmu_zap_root_level
+from model.vcpu import guest_run
+
+__all__ = ["run_accesses", "run_faults", "run_zap"]
+
+
+@numba.njit(nogil=True)
+def run_accesses(vm: Vm, me: int, entries: int) -> None:
+    """So many times into the guest, without the entry sequence around it."""
+    for _ in range(entries):
+        if guest_run(vm, me) == EXIT_FAULT:
+            kvm_mmu_page_fault(vm, me, vm.vcpu.retry_gfn[me], vm.vcpu.retry_write[me] != 0)
+        # In the drain's place: the ring never fills up.
+        vm.actor.ring_tail[me] = vm.actor.ring_head[me]
+
+
+@numba.njit(nogil=True)
+def run_faults(vm: Vm, me: int, base_gfn: int, faults: int) -> None:
+    """Fault pages in, one after another."""
+    for gfn in range(base_gfn, base_gfn + faults):
+        kvm_mmu_page_fault(vm, me, gfn, gfn & 1 != 0)
+        vm.actor.ring_tail[me] = vm.actor.ring_head[me]
+
+
+@numba.njit(nogil=True)
+def run_zap(vm: Vm, me: int) -> None:
+    """Clear all leafs of the vCPU's root by cmpxchg, as the back half does first; the tables stay."""
+    read_lock(vm, me, vm.mmu_lock)
+    rcu_read_lock(vm, me)
+    _tdp_mmu_zap_root_level(vm, me, vm.vcpu.root_hpa[me], True, PG_LEVEL_4K)
+    rcu_read_unlock(vm, me)
+    read_unlock(vm, me, vm.mmu_lock)
+    vm.actor.ring_tail[me] = vm.actor.ring_head[me]
