@@ -11,7 +11,7 @@ commit: the old object is freed
 
 from __future__ import annotations
 
-from model.constants import KVM_MEMSLOT_INVALID, KVM_MR_CREATE, KVM_MR_DELETE
+from model.constants import CHECK_PARANOID, KVM_MEMSLOT_INVALID, KVM_MR_CREATE, KVM_MR_DELETE
 from model.flush_shadow import kvm_arch_flush_shadow_memslot
 from model.jit import kernel
 from model.layout import Vm
@@ -27,6 +27,7 @@ from model.memslots import (
 from model.mmu import kvm_mmu_zap_all_fast_back_half
 from model.mutations import RETURN_BEFORE_BACK_HALF, planted
 from model.oracle import check_commit
+from model.paranoid import check_tables_at_quiesce_point
 
 __all__ = ["kvm_set_memory_region", "run_deferred_back_half"]
 
@@ -127,4 +128,6 @@ def kvm_set_memory_region(
     if change != KVM_MR_DELETE:
         new = alloc_memslot(vm, me, slot_id, base_gfn, npages, 0, hva, incarnation)
     _kvm_set_memslot(vm, me, change, slot_id, old, new)
+    if vm.cfg.check_level[0] == CHECK_PARANOID:
+        check_tables_at_quiesce_point(vm, me)
     mutex_unlock(vm, me, vm.slots_lock)

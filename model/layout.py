@@ -139,7 +139,7 @@ KVM = _row(
     ("disabled_quirks",),
     ("tdp_mmu_roots",),  # head of the root list, newest first; 0 ends it
     ("tdp_mmu_pages",),
-    ("zapping", "deferred_back_half", "front_hold", "flush_owed"),
+    ("zapping", "deferred_back_half", "flush_owed", "audit"),
 )
 
 MEMSLOTS = _row(("active",), ("generation0", "generation1"))
@@ -150,7 +150,7 @@ SLOT = _row(("base_gfn", "npages", "mem_flags", "incarnation", "id", "hva", "all
 LIVE = _row(("incarnation", "backing", "retired", "retired_time"))
 
 # link_next survives list_del_rcu() for readers that stand on the entry; next chains the pool and the RCU queue.
-SP = _row(("role_invalid", "scheduled_to_zap", "level", "gfn", "link_next"), ("refcount", "zapping", "state", "next"))
+SP = _row(("role_invalid", "scheduled_to_zap", "level", "gfn", "link_next"), ("refcount", "zapping", "state", "next", "audited"))
 
 POOL = _row(("head",), ("nr_free",))
 RCU = _row(("pending",), ("kick",), ("freed",), ("queued",))

@@ -61,6 +61,11 @@ DETAILS: dict[int, str] = {
     103: "{observed} more SPTEs were set than zapped",
     104: "page is in state {observed} at the end",
     105: "{observed} extents of frames were not given back",
+    110: "a FROZEN SPTE at rest (entry {observed})",
+    111: "a table is not linked, or linked twice (state {observed})",
+    112: "tdp_mmu_pages differs from the tables that are linked by {observed}",
+    113: "a leaf {observed:#x} of an incarnation that is not alive",
+    114: "an invalid root has a present SPTE {observed:#x} between two memslot updates",
 }
 
 # Which key to raise when a counter stays below its threshold.
