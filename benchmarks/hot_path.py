@@ -113,13 +113,12 @@ def _compiled(*, instrumented: bool) -> _Contender:
     records = _ModelRecord()
     fields = FieldTable()
 
-    def on(record: Any) -> Any:
+    def on(record: Any) -> int:
         bind_context(record, fields, _ME, Perturb(), 1)
-        return record[0]
+        return int(record.ctypes.data)
 
     def accesses() -> int:
-        vm = on(records.accesses)
-        run_accesses(vm, _ME, _ENTRIES_A_CALL)
+        run_accesses(on(records.accesses), _ME, _ENTRIES_A_CALL)
         return _ENTRIES_A_CALL * 4096
 
     def faults() -> None:

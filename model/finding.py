@@ -67,4 +67,6 @@ def report(
         # Pairs with the harness's read of `ready` before the other fields.
         store_release(vm.finding.ready, n, 1)
     trace(vm, me, EV_FINDING, gfn, root, pfn, incarnation, kind, invariant)
+    # What led here is kept: windows of the last events are not overwritten by what comes now.
+    store(vm.run.frozen, 0, 1)
     store(vm.run.stop, 0, 1)

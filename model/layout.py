@@ -175,7 +175,7 @@ ITER = _row(
 USER = _row(("next_seq", "extents_free", "operations", "last_generation"))
 USER_SLOT = _row(("present", "moved", "extent", "incarnation", "backing", "nr_operations"))
 
-RUN = _row(("stop",), ("vcpus_running",), ("rcu_stop",), ("nr_findings",), ("destroyed",), ("drain_stop",))
+RUN = _row(("stop",), ("vcpus_running",), ("rcu_stop",), ("nr_findings",), ("destroyed",), ("drain_stop",), ("frozen",))
 
 CFG = _row(
     (

@@ -3,7 +3,8 @@
 
 Interpreted, an event is appended to the list in `tracer`. Compiled, it is a record of eight words in the actor's ring in shared
 memory: time, kind, gfn, root, pfn, incarnation, two arguments; -1 where a field does not apply. Under the policy `all` or
-`sampled` a full ring makes the actor wait for the drain; under `window` the oldest record is overwritten.
+`sampled` a full ring makes the actor wait for the drain; under `window` the oldest record is overwritten, until a
+finding freezes the window.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from model.native import (
     clock_gettime,
     context_get,
     cycle_counter,
+    native_load,
     native_load_acquire,
     native_store_release,
     usleep,
@@ -71,7 +73,10 @@ def _trace(vm: Any, me: Any, kind: Any, gfn: Any, root: Any, pfn: Any, incarnati
     def native(vm: Any, me: Any, kind: Any, gfn: Any, root: Any, pfn: Any, incarnation: Any, arg0: Any, arg1: Any) -> Any:
         head = vm.actor.ring_head[me]
         slots = vm.cfg.ring_slots[0]
-        if vm.cfg.log_policy[0] != LOG_WINDOW:
+        if vm.cfg.log_policy[0] == LOG_WINDOW:
+            if native_load(vm.run.frozen, 0) != 0:
+                return
+        else:
             while head - native_load_acquire(vm.actor.ring_tail, me) >= slots:
                 usleep(np.uint32(50))
         at = head & (slots - 1)

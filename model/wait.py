@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from model.atomics import block, load_acquire, store_release
-from model.constants import C_ACKS_OUTSIDE, EV_IPI_ACK
+from model.constants import C_ACKS, EV_IPI_ACK
 from model.jit import kernel
 from model.layout import MAX_VCPUS, Vm
 from model.trace import trace
@@ -33,7 +33,7 @@ def ack_ipis(vm: Vm, me: int) -> None:
     sent = load_acquire(vm.actor.ipi_sent, me)
     if sent != vm.actor.ipi_acked[me]:
         if me < MAX_VCPUS:
-            vm.counter[me, C_ACKS_OUTSIDE] += 1
+            vm.counter[me, C_ACKS] += 1
             trace(vm, me, EV_IPI_ACK, -1, -1, -1, -1, vm.vcpu.mode[me], -1)
         store_release(vm.actor.ipi_acked, me, sent)
 

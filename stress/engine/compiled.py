@@ -23,6 +23,8 @@ from llvmlite import binding
 
 import model
 import stress.engine
+from stress.engine.process import enter_child
+from stress.engine.watch import ending, is_stopped
 from stress.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ __all__ = ["CompiledModel", "load_model", "source_hash"]
 
 # Builds that are kept beside the current one; older ones are removed.
 BUILDS_KEPT = 8
+LOOK_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -55,18 +58,44 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def load_model(record: NDArray[np.void], *, instrumented: bool, on_message: Callable[[str], None]) -> CompiledModel:
+def load_model(
+    record: NDArray[np.void],
+    *,
+    instrumented: bool,
+    on_message: Callable[[str], None],
+    interrupted: Callable[[], bool],
+) -> CompiledModel:
     """Compile the model, or load it from the cache.
 
     Args:
         record: the shared record; its type is what the entry points are compiled for.
         instrumented: primitives count their sites and disturb their actor.
         on_message: told before a compilation that will take a while.
+        interrupted: asked again and again while the model compiles.
+
+    Raises:
+        HarnessError: it did not compile.
+        InterruptedError: `interrupted` said so.
 
     Context: before any worker is forked, so that all share the code; once a process, for one build.
     """
     sources = source_hash()
     folder = _cache_folder(sources, instrumented=instrumented)
+    if folder is not None:
+        return _load_from(folder, record, sources, instrumented, on_message, interrupted)
+    # Nowhere to keep it: compile for this process alone.
+    with tempfile.TemporaryDirectory(prefix="zaptorture-cache-") as temporary:
+        return _load_from(Path(temporary), record, sources, instrumented, on_message, interrupted)
+
+
+def _load_from(
+    folder: Path,
+    record: NDArray[np.void],
+    sources: str,
+    instrumented: bool,  # noqa: FBT001 - from one place
+    on_message: Callable[[str], None],
+    interrupted: Callable[[], bool],
+) -> CompiledModel:
     numba.config.CACHE_DIR = str(folder)
     from model import atomics  # noqa: PLC0415 - the cache folder must be set first
 
@@ -80,33 +109,52 @@ def load_model(record: NDArray[np.void], *, instrumented: bool, on_message: Call
         clock.compile(())
         entry.compile((numba.typeof(record[0]), numba.int64))
 
-    if not any(folder.rglob("*.nbi")):
+    # The entry point's code is written last: a compiler that was killed has left nothing that would pass for a build.
+    if not any(folder.rglob("*run_actor*.nbc")):
         on_message("compiling the model, once for this version and build; later runs start at once")
-        # In a process of its own: every run executes code that came out of the cache, and workers do not inherit what the
-        # compiler leaves behind in memory.
-        compiler = multiprocess.get_context("fork").Process(target=compile_or_load, name="compiler", daemon=True)
-        compiler.start()
-        compiler.join()
-        if compiler.exitcode != 0:
-            raise HarnessError(f"the model did not compile: the compiler's process ended with exit code {compiler.exitcode}.")
+        _in_a_process_of_its_own(compile_or_load, interrupted)
     compile_or_load()
     return CompiledModel(run_actor, read_clock, sources)
 
 
-def _cache_folder(sources: str, *, instrumented: bool) -> Path:
+def _in_a_process_of_its_own(compile_or_load: Callable[[], None], interrupted: Callable[[], bool]) -> None:
+    """Every run executes code that came out of the cache, and workers do not inherit what the compiler leaves in memory."""
+    parent = os.getpid()
+
+    def main() -> None:
+        enter_child(parent)
+        compile_or_load()
+
+    compiler = multiprocess.get_context("fork").Process(target=main, name="compiler", daemon=True)
+    compiler.start()
+    trouble = ""
+    while compiler.is_alive() and not trouble and not interrupted():
+        compiler.join(LOOK_S)
+        trouble = "was stopped by a signal" if is_stopped(compiler.pid) else ""
+    if compiler.is_alive():
+        compiler.kill()
+    compiler.join()
+    if interrupted():
+        raise InterruptedError
+    if trouble or compiler.exitcode != 0:
+        how = trouble or ending(compiler.exitcode)
+        raise HarnessError(f"the model did not compile: compiler (pid {compiler.pid}) {how}.")
+
+
+def _cache_folder(sources: str, *, instrumented: bool) -> Path | None:
+    """The folder of this build, or None where nothing can be kept."""
     key = f"{sources}-{'noisy' if instrumented else 'plain'}-{_toolchain()}"
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zaptorture"
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zaptorture"
         folder = base / key
         folder.mkdir(parents=True, exist_ok=True)
         folder.touch()
         if os.access(folder, os.W_OK):
             _forget_old_builds(base)
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home
         pass
-    # Nowhere to keep it: compile for this process alone.
-    return Path(tempfile.mkdtemp(prefix="zaptorture-cache-"))
+    return None
 
 
 def _toolchain() -> str:

@@ -13,6 +13,7 @@ from model.layout import MAX_FINDINGS, Vm, actor_name
 from model.lockdep import LOCK_NAMES
 from stress.engine.result import Finding
 from stress.log.ring import decode
+from stress.log.schema import WORD_TIME
 
 if TYPE_CHECKING:
     from stress.config import Evidence
@@ -91,13 +92,16 @@ def findings_of(vm: Vm, clock: Clock, rings: Rings) -> list[Finding]:
     rows = [row for row in range(min(int(vm.run.nr_findings[0]), MAX_FINDINGS)) if vm.finding.ready[row] != 0]
     if not rows:
         return []
-    last_events = {
-        name: [decode(record, clock) for record in rings.last(actor, EVENTS_KEPT)[0]] for actor, name in enumerate(rings.names)
-    }
-    return [_finding(vm, row, clock, last_events) for row in rows]
+    newest = {name: rings.last(actor, rings.slots)[0] for actor, name in enumerate(rings.names)}
+    return [_finding(vm, row, clock, newest) for row in rows]
 
 
-def _finding(vm: Vm, row: int, clock: Clock, last_events: dict[str, list[dict[str, Any]]]) -> Finding:
+def _events_until(records: Any, ticks: int, clock: Clock) -> list[dict[str, Any]]:
+    before = records[records[:, WORD_TIME] <= ticks]
+    return [decode(record, clock) for record in before[-EVENTS_KEPT:]]
+
+
+def _finding(vm: Vm, row: int, clock: Clock, newest: dict[str, Any]) -> Finding:
     fields = vm.finding
 
     def known(name: str) -> int | None:
@@ -121,7 +125,7 @@ def _finding(vm: Vm, row: int, clock: Clock, last_events: dict[str, list[dict[st
         root=known("root"),
         slot=known("slot"),
         detail=sentence.format(observed=observed, lock=lock),
-        last_events=last_events,
+        last_events={name: _events_until(records, int(fields.time[row]), clock) for name, records in newest.items()},
     )
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 
 from model.constants import STALE_USE
-from model.layout import ACTOR_CTL, ACTOR_RCU, ACTOR_TOGGLER, actor_name, views
+from model.layout import ACTOR_CTL, ACTOR_RCU, ACTOR_TOGGLER, MAX_VCPUS, actor_name, views
 from model.vm import setup_vm
 from stress import __version__
 from stress.config import config_hash, resolved_toml
@@ -35,7 +35,7 @@ from stress.engine.process import FieldTable, bind_context, run_child
 from stress.engine.result import Finding, Progress, RunResult
 from stress.engine.segment import SharedSegment
 from stress.engine.settings import vm_settings
-from stress.engine.watch import Member, Watch
+from stress.engine.watch import Member, Watch, ending, is_stopped
 from stress.errors import HarnessError
 from stress.log.control import ControlLog
 from stress.log.drain import STATUS_ERRNO, STATUS_HEARTBEAT, drain_main, log_report, status_words
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stress.config import Config
+    from stress.log.drain import LogReport
 
 __all__ = ["run_scenario"]
 
@@ -97,6 +98,7 @@ class _Run:
         self._vm = views(self._segment.record)
         self._fields = FieldTable()
         self._members: list[Member] = []
+        self._control: ControlLog | None = None
         self._trouble = ""
         self._stopped_by = ""
         self._hang: Finding | None = None
@@ -112,21 +114,33 @@ class _Run:
         self._folder = create_run_folder(out, self._config.scenario, seed, datetime.now(UTC))
         digest = config_hash(self._config)
         self._on_message(f"zaptorture {__version__} seed {seed} config {digest} run {self._folder.path}")
-        try:
-            self._prepare()
-            with self._signals():
-                self._fork()
-                self._supervise()
-        except HarnessError as error:
-            self._trouble = str(error)
-        finally:
-            self._kill_actors()
-        return self._finish()
+        with self._signals():
+            try:
+                self._prepare()
+                if not self._stopped_by:
+                    self._fork()
+                    self._supervise()
+            except InterruptedError:
+                pass  # _stopped_by says by what
+            except HarnessError as error:
+                self._trouble = str(error)
+            except BaseException:
+                self._kill(self._members)
+                raise
+            self._ended = time.monotonic()
+            # After an orderly end nobody is left.
+            self._kill([member for member in self._members if member.actor is not None])
+            return self._finish()
 
     def _prepare(self) -> None:
         """Compile, choose the clock, lay the VM out, write what is known beforehand."""
         instrumented = self._config.perturb.probability > 0
-        model = load_model(self._segment.record, instrumented=instrumented, on_message=self._on_message)
+        model = load_model(
+            self._segment.record,
+            instrumented=instrumented,
+            on_message=self._on_message,
+            interrupted=lambda: bool(self._stopped_by),
+        )
         self._model = model
         self._resources["compile_s"] = time.monotonic() - self._started
         setup_vm(self._vm, self._settings)
@@ -144,7 +158,7 @@ class _Run:
         write_atomic(self._folder.config, resolved_toml(self._config).encode())
         write_atomic(self._folder.manifest, msgspec.json.format(msgspec.json.encode(self._manifest())) + b"\n")
         self._control = ControlLog(self._folder.control, self._now_ns)
-        self._control.emit(
+        self._emit(
             "run_start",
             scenario=self._config.scenario,
             seed=self._config.run.seed,
@@ -179,6 +193,10 @@ class _Run:
                 "reason": self._reading.reason,
             },
         }
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        if self._control is not None:
+            self._control.emit(event, **fields)
 
     @contextlib.contextmanager
     def _signals(self) -> Any:
@@ -225,7 +243,7 @@ class _Run:
                 process = forks.Process(target=run_child, args=(parent, gate, main), name=name, daemon=True)
                 process.start()
                 self._members.append(Member(name, actor, process))
-                self._control.emit("process_start", actor=name, pid=process.pid)
+                self._emit("process_start", actor=name, pid=process.pid)
         except OSError as error:
             raise HarnessError(f"cannot start {parts[len(self._members)][0]}: {error.strerror}.") from error
         finally:
@@ -269,10 +287,11 @@ class _Run:
         return f"the drain cannot write {self._folder.events}: {os.strerror(number)}" if number else ""
 
     def _note_first_access(self, now: float) -> None:
-        if self._first_access is None and self._vm.vcpu.accesses.any():
+        # Progress, since a guest that only ever touches holes makes no access.
+        if self._first_access is None and self._vm.actor.progress[:MAX_VCPUS].any():
             self._first_access = now
             self._resources["first_access_s"] = now - self._started
-            self._control.emit("warmup_done", first_access_s=self._resources["first_access_s"])
+            self._emit("warmup_done", first_access_s=self._resources["first_access_s"])
 
     def _time_is_up(self, now: float) -> bool:
         return self._first_access is not None and now - self._first_access >= self._config.duration_s
@@ -301,7 +320,7 @@ class _Run:
         self._resources["worker_uss_mb_max"] = max([self._resources.get("worker_uss_mb_max", 0.0), *(b / MIB for b in uss)])
         wanted = ("guest_accesses", "page_faults", "creates", "deletes", "moves")
         load = os.getloadavg()[0]
-        self._control.emit(
+        self._emit(
             "heartbeat",
             load_1m=load,
             processes=len(workers),
@@ -311,15 +330,12 @@ class _Run:
 
     # --- the end
 
-    def _kill_actors(self) -> None:
-        """Whoever is still there goes; after an orderly end nobody is."""
-        self._ended = time.monotonic()
-        for member in self._members:
-            if member.actor is not None and member.process.is_alive():
+    def _kill(self, members: list[Member]) -> None:
+        for member in members:
+            if member.process.is_alive():
                 member.process.kill()
-        for member in self._members:
-            if member.actor is not None:
-                member.process.join()
+        for member in members:
+            member.process.join()
 
     def _end_drain(self) -> None:
         """Let the drain write what is left; without progress it is killed, and the log says what is missing."""
@@ -334,26 +350,29 @@ class _Run:
             if beat != heartbeat:
                 heartbeat, quiet_since = beat, time.monotonic()
             if time.monotonic() - quiet_since > DRAIN_QUIET_S:
-                self._trouble = self._trouble or f"the drain (pid {drain.pid}) does not end"
-                drain.process.kill()
-                drain.process.join()
+                how = "was stopped by a signal" if is_stopped(drain.pid) else "does not end"
+                self._trouble = self._trouble or f"drain (pid {drain.pid}) {how}"
+                self._kill([drain])
         if drain.process.exitcode and not self._trouble:
-            self._trouble = self._drain_trouble() or f"the drain ended with exit code {drain.process.exitcode}"
+            self._trouble = self._drain_trouble() or f"drain (pid {drain.pid}) {ending(drain.process.exitcode)}"
 
     def _finish(self) -> RunResult:
-        if not hasattr(self, "_rings"):
-            return self._result([], {})
-        self._end_drain()
-        findings = findings_of(self._vm, self._clock, self._rings)
-        if self._hang is not None:
-            findings.append(self._hang)
-        report = log_report(self._rings, self._config.log.policy, self._segment.status)
-        log = {"policy": report.policy, "complete": report.complete, "lost": report.lost, "logged": sum(report.logged.values())}
-        if report.policy == "all" and not report.complete and not self._trouble:
-            self._trouble = f"the log lacks {report.lost} events"
+        findings: list[Finding] = []
+        log: dict[str, Any] = {}
+        report = None
+        if self._members:
+            self._end_drain()
+            findings = findings_of(self._vm, self._clock, self._rings)
+            if self._hang is not None:
+                findings.append(self._hang)
+            report = log_report(self._rings, self._config.log.policy, self._segment.status)
+            log = {"policy": report.policy, "complete": report.complete, "lost": report.lost, "logged": sum(report.logged.values())}
+            if report.policy == "all" and not report.complete and not self._trouble:
+                self._trouble = f"the log lacks {report.lost} events"
         result = self._result(findings, log)
         try:
-            self._close_control(result, report)
+            if self._control is not None:
+                self._close_control(self._control, result, report)
             write_atomic(self._folder.verdict, msgspec.json.format(msgspec.json.encode(result.to_dict())) + b"\n")
         except HarnessError as error:
             self._trouble = self._trouble or str(error)
@@ -362,18 +381,19 @@ class _Run:
                 write_atomic(self._folder.verdict, msgspec.json.encode(result.to_dict()))
         return result
 
-    def _close_control(self, result: RunResult, report: Any) -> None:
+    def _close_control(self, control: ControlLog, result: RunResult, report: LogReport | None) -> None:
         for member in self._members:
-            self._control.emit("process_exit", actor=member.name, pid=member.pid, exitcode=member.process.exitcode)
+            control.emit("process_exit", actor=member.name, pid=member.pid, exitcode=member.process.exitcode)
         for finding in result.findings:
             fields = dataclasses.asdict(finding)
             del fields["last_events"]
-            self._control.emit("finding", **fields)
+            control.emit("finding", **fields)
         counters = result.counters
-        self._control.emit("slot_ops", creates=counters["creates"], deletes=counters["deletes"], moves=counters["moves"])
-        self._control.log_closed(report)
-        self._control.emit("verdict", verdict=result.verdict.value, reason=result.reason)
-        self._control.close()
+        control.emit("slot_ops", creates=counters["creates"], deletes=counters["deletes"], moves=counters["moves"])
+        if report is not None:
+            control.log_closed(report)
+        control.emit("verdict", verdict=result.verdict.value, reason=result.reason)
+        control.close()
 
     def _result(self, findings: list[Finding], log: dict[str, Any]) -> RunResult:
         counters = counters_of(self._vm)
@@ -403,6 +423,8 @@ class _Run:
             return Verdict.VIOLATION, f"{findings[0].kind} [{findings[0].invariant}], {count} in all{beside}"
         if self._trouble:
             return Verdict.HARNESS_ERROR, self._trouble
+        if self._first_access is None:
+            return Verdict.INCONCLUSIVE, f"{stopped or 'ended'} before the first guest access"
         missing = missing_evidence(self._config.evidence, counters)
         if missing:
             return Verdict.INCONCLUSIVE, f"{stopped}; {missing}" if stopped else missing

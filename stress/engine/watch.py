@@ -24,11 +24,17 @@ from stress.engine.result import Finding
 if TYPE_CHECKING:
     from stress.engine.process import FieldTable
 
-__all__ = ["Member", "Watch"]
+__all__ = ["Member", "Watch", "ending", "is_stopped"]
 
 SLOW_MACHINE_FACTOR = 4
 OWN_GAP_S = 1.0  # a parent that was away for so long cannot blame others
-CPU_SHARE_MIN = 0.02
+# So many looks in a row must find a process stopped: Ctrl-Z and its end reach all of them, but not at one moment.
+STOPPED_LOOKS = 4
+STOPPED_LOOK_S = 0.05
+# Below both of these a process did not run: neither to work nor to look at the word that it waits for.
+CPU_SHARE_MIN = 0.01
+SWITCHES_PER_S_MIN = 20
+SAMPLES_PER_HANG = 4
 
 
 @dataclass
@@ -51,8 +57,11 @@ class _Seen:
     progress: int = -1
     retries: int = 0
     since: float = 0.0
-    cpu_s: float = 0.0
     retries_at_since: int = 0
+    sampled_at: float = 0.0
+    cpu_s: float = 0.0
+    switches: int = 0
+    starved_at: float = 0.0
 
 
 class Watch:
@@ -83,25 +92,18 @@ class Watch:
                 continue
             code = member.process.exitcode
             if code is None:
-                if self._is_stopped(member):
+                if is_stopped(member.pid):
                     return f"{self._who(member)} was stopped by a signal"
                 continue
             if code == 0 and (member.actor is None or self._vm.actor.phase[member.actor] == PHASE_DONE):
                 member.reaped = True
                 continue
-            how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-            return f"{self._who(member)} {how}"
+            return f"{self._who(member)} {ending(code)}"
         return ""
 
     def _who(self, member: Member) -> str:
         held = "" if member.actor is None else f", {locks_held(self._vm, member.actor)},"
         return f"{member.name} (pid {member.pid}){held}"
-
-    @staticmethod
-    def _is_stopped(member: Member) -> bool:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return bool(psutil.Process(member.pid).status() == psutil.STATUS_STOPPED)
-        return False
 
     def hang(self, now_ns: int) -> tuple[Finding | None, str]:
         """Look for a hang.
@@ -112,31 +114,46 @@ class Watch:
         now = time.monotonic()
         if now - self._last_look > OWN_GAP_S:
             for seen in self._seen.values():
-                seen.since = now
+                seen.since = seen.starved_at = now
         self._last_look = now
-        for member in self._members:
-            if member.actor is None or member.reaped or self._vm.actor.phase[member.actor] != PHASE_RUNNING:
-                continue
-            if member.actor >= MAX_VCPUS and member.name != "ctl":
-                continue
+        live = [m for m in self._members if m.actor is not None and not m.reaped and self._vm.actor.phase[m.actor] == PHASE_RUNNING]
+        starved = next((member for member in live if self._starved(member, now)), None)
+        for member in live:
             quiet_s = self._quiet_s(member, now)
             if quiet_s < self._hang_s:
                 continue
-            reason = self._reason(member, quiet_s)
-            if reason:
-                return self._finding(member, reason, now_ns), ""
+            if starved is None:
+                return self._finding(member, self._reason(member), now_ns), ""
+            # Whoever waits may wait for the one that got no CPU.
             if quiet_s > SLOW_MACHINE_FACTOR * self._hang_s:
-                return None, f"{member.name} (pid {member.pid}) got no CPU for {quiet_s:.0f} s: the machine is too slow or too full"
+                who = f"{starved.name} (pid {starved.pid})"
+                return None, f"no progress for {quiet_s:.0f} s while {who} got no CPU: the machine is too slow or too full"
         return None, ""
 
     def _quiet_s(self, member: Member, now: float) -> float:
+        if (member.actor or 0) >= MAX_VCPUS and member.name != "ctl":
+            return 0.0  # the others have nothing to do most of the time
         seen = self._seen[member.name]
         progress = int(self._vm.actor.progress[member.actor])
         if progress != seen.progress or self._done_with_its_work(member):
             seen.progress, seen.since = progress, now
-            seen.cpu_s = _cpu_s(member.pid)
             seen.retries_at_since = int(self._vm.actor.retries[member.actor])
         return now - seen.since
+
+    def _starved(self, member: Member, now: float) -> bool:
+        """Was it kept from running at some time within the last `hang_s`?
+
+        Who works uses the CPU; who waits wakes up again and again to look, and that shows as context switches.
+        """
+        seen = self._seen[member.name]
+        passed_s = now - seen.sampled_at
+        if passed_s >= self._hang_s / SAMPLES_PER_HANG:
+            cpu_s, switches = _cpu_use(member.pid)
+            ran = cpu_s - seen.cpu_s >= CPU_SHARE_MIN * passed_s or switches - seen.switches >= SWITCHES_PER_S_MIN * passed_s
+            if not ran:
+                seen.starved_at = now
+            seen.sampled_at, seen.cpu_s, seen.switches = now, cpu_s, switches
+        return now - seen.starved_at < self._hang_s
 
     def _done_with_its_work(self, member: Member) -> bool:
         # A vCPU that has left waits for the VM's end by design; the controller answers for how long that takes.
@@ -151,19 +168,14 @@ class Watch:
         word = int(self._vm.actor.wait_word[actor])
         return self._fields.field_of(word - self._base) if word else ""
 
-    def _reason(self, member: Member, quiet_s: float) -> str:
+    def _reason(self, member: Member) -> str:
         actor = member.actor
         assert actor is not None  # noqa: S101 - the caller skips members without one
-        seen = self._seen[member.name]
         waits_for = self._waits_for(actor)
         if waits_for:
             return f"waits for {waits_for}"
-        retries = int(self._vm.actor.retries[actor]) - seen.retries_at_since
-        if retries > 0:
-            return f"made {retries} retries and no progress"
-        if _cpu_s(member.pid) - seen.cpu_s > CPU_SHARE_MIN * quiet_s:
-            return "runs without progress"
-        return ""
+        retries = int(self._vm.actor.retries[actor]) - self._seen[member.name].retries_at_since
+        return f"made {retries} retries and no progress" if retries > 0 else "runs without progress"
 
     def _finding(self, member: Member, reason: str, now_ns: int) -> Finding:
         others = "; ".join(
@@ -187,14 +199,31 @@ class Watch:
         )
 
 
-def _cpu_s(pid: int) -> float:
+def _cpu_use(pid: int) -> tuple[float, int]:
+    """Seconds of CPU that a process used, and how often it gave the CPU up to wait."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        times = psutil.Process(pid).cpu_times()
-        return float(times.user + times.system)
-    return 0.0
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        return float(times.user + times.system), int(process.num_ctx_switches().voluntary)
+    return 0.0, 0
 
 
-def _signal_name(number: int) -> str:
+def ending(code: int) -> str:
+    """How a process ended that should not have, from its exit code."""
+    if code >= 0:
+        return f"ended with exit code {code}"
     with contextlib.suppress(ValueError):
-        return signal.Signals(number).name
-    return f"signal {number}"
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"was killed by signal {-code}"
+
+
+def is_stopped(pid: int) -> bool:
+    """Was this process stopped by a signal, and is it not just being continued?"""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for _ in range(STOPPED_LOOKS):
+            if process.status() != psutil.STATUS_STOPPED:
+                return False
+            time.sleep(STOPPED_LOOK_S)
+        return True
+    return False

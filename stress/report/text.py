@@ -69,9 +69,9 @@ def _story(finding: Finding) -> str:
     if finding.detail:
         story += f": {finding.detail}"
     if finding.other_actor is not None:
-        story += f"; {finding.other_actor}"
-        if finding.other_time_ns is not None:
-            story += f" at {_seconds(finding.other_time_ns)}"
+        story += f"; the other actor is {finding.other_actor}"
+    if finding.other_time_ns is not None:
+        story += f"; DELETE or MOVE had returned by {_seconds(finding.other_time_ns)}"
     return story
 
 

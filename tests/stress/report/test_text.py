@@ -58,7 +58,7 @@ def test_violation_tells_its_story() -> None:
     line = verdict_line("quick", result(Verdict.VIOLATION, findings=[finding(), finding()]))
     assert line == (
         "VIOLATION stale-use [I3]: vcpu3 used gfn 0x1f2 -> pfn 0x88 (slot 2, incarnation 7, root 3) at 1.234567 s: "
-        "slot 2 was gone; ctl at 1.234000 s; 1 more finding (run runs/x)"
+        "slot 2 was gone; the other actor is ctl; DELETE or MOVE had returned by 1.234000 s; 1 more finding (run runs/x)"
     )
 
 
