@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numba
 
 from model.constants import EXIT_FAULT, PG_LEVEL_4K
-from model.layout import VM, Vm
+from model.jit import kernel
+from model.layout import MAX_VCPUS, VM, Vm
 from model.locks import read_lock, read_unlock
 from model.mmu import kvm_mmu_page_fault
 from model.rcu import rcu_read_lock, rcu_read_unlock
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_accesses", "run_faults", "run_zap"]
 
+_ACCESSES, _FAULTS, _ZAP = range(3)
 _kept: list[Any] = []
 
 
@@ -35,8 +37,8 @@ def _by_address(function: Callable[..., None]) -> Any:
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * integers)(compiled.address)
 
 
-@_by_address
-def run_accesses(vm: Vm, me: int, entries: int) -> None:
+@kernel
+def _accesses(vm: Vm, me: int, entries: int) -> None:
     """So many times into the guest, without the entry sequence around it."""
     for _ in range(entries):
         if guest_run(vm, me) == EXIT_FAULT:
@@ -45,16 +47,16 @@ def run_accesses(vm: Vm, me: int, entries: int) -> None:
         vm.actor.ring_tail[me] = vm.actor.ring_head[me]
 
 
-@_by_address
-def run_faults(vm: Vm, me: int, base_gfn: int, faults: int) -> None:
+@kernel
+def _faults(vm: Vm, me: int, base_gfn: int, faults: int) -> None:
     """Fault pages in, one after another."""
     for gfn in range(base_gfn, base_gfn + faults):
         kvm_mmu_page_fault(vm, me, gfn, gfn & 1 != 0)
         vm.actor.ring_tail[me] = vm.actor.ring_head[me]
 
 
-@_by_address
-def run_zap(vm: Vm, me: int) -> None:
+@kernel
+def _zap(vm: Vm, me: int) -> None:
     """Clear all leafs of the vCPU's root by cmpxchg, as the back half does first; the tables stay."""
     read_lock(vm, me, vm.mmu_lock)
     rcu_read_lock(vm, me)
@@ -62,3 +64,37 @@ def run_zap(vm: Vm, me: int) -> None:
     rcu_read_unlock(vm, me)
     read_unlock(vm, me, vm.mmu_lock)
     vm.actor.ring_tail[me] = vm.actor.ring_head[me]
+
+
+@kernel
+def _actor(vm: Vm, me: int, what: int, first: int, count: int) -> None:
+    # One function below each entry point, and an actor known to be one, as in model/actors.py.
+    if not 0 <= me < MAX_VCPUS:
+        return
+    if what == _ACCESSES:
+        _accesses(vm, me, count)
+    elif what == _FAULTS:
+        _faults(vm, me, first, count)
+    else:
+        _zap(vm, me)
+
+
+@_by_address
+def run_driver(vm: Vm, me: int, what: int, first: int, count: int) -> None:
+    """The one entry point."""
+    _actor(vm, me, what, first, count)
+
+
+def run_accesses(record: int, me: int, entries: int) -> None:
+    """See _accesses()."""
+    run_driver(record, me, _ACCESSES, 0, entries)
+
+
+def run_faults(record: int, me: int, base_gfn: int, faults: int) -> None:
+    """See _faults()."""
+    run_driver(record, me, _FAULTS, base_gfn, faults)
+
+
+def run_zap(record: int, me: int) -> None:
+    """See _zap()."""
+    run_driver(record, me, _ZAP, 0, 0)

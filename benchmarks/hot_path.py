@@ -170,16 +170,11 @@ def _check(records: _ModelRecord, contender: _Contender) -> None:
 
 
 def _naive() -> _Contender:
-    from benchmarks.naive import NaiveGuest  # noqa: PLC0415
+    from benchmarks.naive import NaiveGuest, NaiveVm  # noqa: PLC0415
 
-    first = NaiveGuest(_ACCESS_PAGES, _TLB_ENTRIES)
-    second = NaiveGuest(_FAULT_PAGES, _TLB_ENTRIES)
-
-    def accesses() -> int:
-        first.run_accesses(_NAIVE_ACCESSES)
-        return _NAIVE_ACCESSES
-
-    return _Contender(accesses, second.run_faults, second.run_zap, warm_up=1)
+    first = NaiveGuest(NaiveVm(1, _ACCESS_PAGES, _TLB_ENTRIES), _ME)
+    second = NaiveGuest(NaiveVm(1, _FAULT_PAGES, _TLB_ENTRIES), _ME)
+    return _Contender(lambda: first.run_accesses(_NAIVE_ACCESSES), second.run_faults, second.run_zap, warm_up=1)
 
 
 _CONTENDERS: dict[str, tuple[Callable[[], _Contender | None], int]] = {

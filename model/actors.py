@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from model.jit import entry, kernel
-from model.layout import ACTOR_CTL, ACTOR_RCU, MAX_VCPUS, Vm
+from model.layout import ACTOR_CTL, ACTOR_RCU, MAX_ACTORS, MAX_VCPUS, Vm
 from model.rcu import rcu_thread
 from model.trace import now
 from model.userspace import controller_main, toggler_main
@@ -16,6 +16,9 @@ __all__ = ["actor_main", "read_clock", "run_actor"]
 @kernel
 def actor_main(vm: Vm, me: int) -> None:
     """Play actor `me` from its start to its end."""
+    if not 0 <= me < MAX_ACTORS:
+        # Never; but knowing it, the compiler drops the wrap-around of negative indices everywhere below.
+        return
     if me < MAX_VCPUS:
         vcpu_main(vm, me)
     elif me == ACTOR_CTL:

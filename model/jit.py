@@ -50,6 +50,11 @@ class _Part(JITCodeLibrary):
                     self._shared_module.link_in(library._own_module())
                 else:
                     self._shared_module.link_in(library._get_module_for_linking(), preserve=True)
+            own = {function.name for function in self._final_module.functions if not function.is_declaration}
+            for function in self._shared_module.functions:
+                # Nobody else calls it, so calls and callee may be optimised together.
+                if not function.is_declaration and function.name not in own:
+                    function.linkage = "internal"
         return self._shared_module
 
     def _callees(self, found: dict[Any, None]) -> dict[Any, None]:

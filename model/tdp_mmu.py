@@ -310,6 +310,8 @@ def _tdp_mmu_iter_cond_resched(vm: Vm, me: int, flush: bool, shared: bool, half:
         return False
     if flush:
         _flush_owed(vm, me)
+    if not shared:
+        _check_no_flush_owed(vm, me)
     rcu_read_unlock(vm, me)
     if shared:
         cond_resched_rwlock_read(vm, me, vm.mmu_lock)
@@ -334,6 +336,14 @@ def _flush_owed(vm: Vm, me: int) -> None:
     # Deliberate bug (zap-only-without-flush, B36): the pending flush is forgotten.
     if not planted(vm, ZAP_ONLY_WITHOUT_FLUSH):
         kvm_flush_remote_tlbs(vm, me)
+        vm.kvm.flush_owed[0] = 0
+
+
+@kernel
+def _check_no_flush_owed(vm: Vm, me: int) -> None:
+    """Before mmu_lock is dropped, by a yield or for good, what was zapped in a valid root has been flushed (I16)."""
+    if vm.cfg.check_level[0] > 0 and vm.kvm.flush_owed[0] != 0:
+        report(vm, me, INVARIANT, 16, -1, -1, -1, -1, -1, DETAIL_OWED_FLUSH, 0)
         vm.kvm.flush_owed[0] = 0
 
 
@@ -504,6 +514,4 @@ def kvm_mmu_zap_memslot_pages_and_flush(vm: Vm, me: int, flush: bool) -> None:
     lockdep_assert_held_write(vm, me)
     if flush:
         _flush_owed(vm, me)
-    if vm.cfg.check_level[0] > 0 and vm.kvm.flush_owed[0] != 0:
-        report(vm, me, INVARIANT, 16, -1, -1, -1, -1, -1, DETAIL_OWED_FLUSH, 0)
-        vm.kvm.flush_owed[0] = 0
+    _check_no_flush_owed(vm, me)

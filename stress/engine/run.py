@@ -330,7 +330,8 @@ class _Run:
 
     # --- the end
 
-    def _kill(self, members: list[Member]) -> None:
+    @staticmethod
+    def _kill(members: list[Member]) -> None:
         for member in members:
             if member.process.is_alive():
                 member.process.kill()

@@ -117,16 +117,16 @@ class Watch:
                 seen.since = seen.starved_at = now
         self._last_look = now
         live = [m for m in self._members if m.actor is not None and not m.reaped and self._vm.actor.phase[m.actor] == PHASE_RUNNING]
-        starved = next((member for member in live if self._starved(member, now)), None)
+        starved = [member for member in live if self._starved(member, now)]
         for member in live:
             quiet_s = self._quiet_s(member, now)
             if quiet_s < self._hang_s:
                 continue
-            if starved is None:
+            if not starved:
                 return self._finding(member, self._reason(member), now_ns), ""
             # Whoever waits may wait for the one that got no CPU.
             if quiet_s > SLOW_MACHINE_FACTOR * self._hang_s:
-                who = f"{starved.name} (pid {starved.pid})"
+                who = f"{starved[0].name} (pid {starved[0].pid})"
                 return None, f"no progress for {quiet_s:.0f} s while {who} got no CPU: the machine is too slow or too full"
         return None, ""
 

@@ -361,7 +361,8 @@ def test_i16_fires_for_a_forgotten_flush(resched):
     vm.mutation[MUTATIONS["zap-only-without-flush"].id] = 1
     vm.actor.need_resched[CTL] = resched
     unmap(vm, 0, 8)
-    assert findings(vm) == [("invariant", 16)]
+    # Once at the end, and at every yield before.
+    assert set(findings(vm)) == {("invariant", 16)}
 
 
 def test_a_flush_is_made_before_the_yield_and_not_again():
