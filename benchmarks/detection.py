@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How fast each planted bug is found: every configs/busted/*.toml with a number of seeds, time to the first finding.
 
+A run ends at its first finding; one that finds nothing ends at the limit.
+
     python -m benchmarks.detection --seeds 20 --limit 60s
 """
 

@@ -60,7 +60,7 @@ def _zap(vm: Vm, me: int) -> None:
     """Clear all leafs of the vCPU's root by cmpxchg, as the back half does first; the tables stay."""
     read_lock(vm, me, vm.mmu_lock)
     rcu_read_lock(vm, me)
-    _tdp_mmu_zap_root_level(vm, me, vm.vcpu.root_hpa[me], True, PG_LEVEL_4K)
+    _tdp_mmu_zap_root_level(vm, me, vm.vcpu.root_hpa[me], shared=True, zap_level=PG_LEVEL_4K)
     rcu_read_unlock(vm, me)
     read_unlock(vm, me, vm.mmu_lock)
     vm.actor.ring_tail[me] = vm.actor.ring_head[me]

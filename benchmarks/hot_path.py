@@ -191,7 +191,7 @@ def _serve(pipe: Any, name: str) -> None:
     start = time.perf_counter()
     contender = make()
     pipe.send(None if contender is None else time.perf_counter() - start)
-    while contender is not None and pipe.recv():
+    while contender is not None and pipe.recv() is not None:
         pipe.send(contender.measure(calls))
 
 
@@ -217,10 +217,10 @@ def main(arguments: list[str] | None = None) -> None:
     samples: dict[str, list[tuple[float, float, float]]] = {name: [] for name in pipes}
     for _ in range(rounds):
         for name, pipe in pipes.items():
-            pipe.send(True)
+            pipe.send("measure")
             samples[name].append(pipe.recv())
     for pipe in pipes.values():
-        pipe.send(False)
+        pipe.send(None)
     _print(samples)
 
 

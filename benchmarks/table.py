@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["print_facts", "print_table", "say", "spread"]
+__all__ = ["print_facts", "print_table", "say", "spread", "spread_si"]
 
 
 def say(line: str = "") -> None:
@@ -48,7 +48,24 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def spread(samples: Sequence[float], digits: int = 1) -> str:
     """Median (smallest-largest)."""
+    return _spread(samples, lambda value: f"{value:,.{digits}f}")
+
+
+def spread_si(samples: Sequence[float]) -> str:
+    """The same for large numbers: 16.6 M."""
+    return _spread(samples, _si)
+
+
+def _spread(samples: Sequence[float], shown: Callable[[float], str]) -> str:
     if not samples:
         return "-"
-    low, middle, high = (f"{value:,.{digits}f}" for value in (min(samples), statistics.median(samples), max(samples)))
-    return f"{middle} ({low}-{high})"
+    if len(samples) == 1:
+        return shown(samples[0])
+    return f"{shown(statistics.median(samples))} ({shown(min(samples))}-{shown(max(samples))})"
+
+
+def _si(value: float) -> str:
+    for factor, unit in ((1e6, " M"), (1e3, " k")):
+        if value >= factor:
+            return f"{value / factor:.3g}{unit}"
+    return f"{value:.3g}"

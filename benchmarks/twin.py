@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from model import constants, layout, lockdep, locks, mutations, spte
 
@@ -35,7 +35,7 @@ def layout_header() -> str:
         lines += [f"#define {name} {vars(module)[name]}" for name in sorted(names) if isinstance(vars(module).get(name), int)]
     outer = []
     end = 0
-    fields = layout.VM.fields or {}
+    fields: Any = layout.VM.fields
     for name in layout.VM.names or ():
         kind, offset = fields[name][:2]
         base, shape = kind.subdtype or (kind, ())
@@ -54,10 +54,11 @@ def layout_header() -> str:
 
 
 def _row(name: str, dtype: np.dtype[np.void]) -> str:
-    parts = []
+    parts: list[str] = []
+    fields: Any = dtype.fields
     end = 0
     for n, field in enumerate(dtype.names or ()):
-        offset = (dtype.fields or {})[field][1]
+        offset = fields[field][1]
         if offset > end:
             parts.append(f"\tchar pad{n}[{offset - end}];")
         parts.append(f"\tint64_t {field};")

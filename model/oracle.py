@@ -64,12 +64,15 @@ def guest_touch(vm: Vm, me: int, gfn: int, root: int, spte: int, write: bool, tl
     incarnation = spte_to_incarnation(spte)
     retired = _retired(vm, incarnation)
     tag = load(vm.frame_tag, pfn)
-    if retired:
-        report(vm, me, STALE_USE, 3, gfn, pfn, incarnation, root, -1, DETAIL_RETIRED, tag)
-    elif tag != vm.live.backing[incarnation & (MAX_PLACES - 1)]:
-        report(vm, me, STALE_USE, 3, gfn, pfn, incarnation, root, -1, DETAIL_TAG, tag)
+    foreign = tag != vm.live.backing[incarnation & (MAX_PLACES - 1)]
     flags = (1 if write else 0) | (2 if retired else 0) | (4 if tlb_hit else 0)
-    trace_access(vm, me, EV_GUEST_ACCESS, gfn, root, pfn, incarnation, tag, flags)
+    if retired or foreign:
+        # Logged whatever the policy samples, and before the finding freezes the window.
+        trace(vm, me, EV_GUEST_ACCESS, gfn, root, pfn, incarnation, tag, flags)
+        detail = DETAIL_RETIRED if retired else DETAIL_TAG
+        report(vm, me, STALE_USE, 3, gfn, pfn, incarnation, root, -1, detail, tag)
+    else:
+        trace_access(vm, me, EV_GUEST_ACCESS, gfn, root, pfn, incarnation, tag, flags)
 
 
 @kernel

@@ -9,10 +9,10 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -209,10 +209,14 @@ def assert_valid(folder: Path) -> None:
     assert (folder / "control.jsonl").read_bytes().endswith(b"\n")
     assert control_of(folder)[0]["event"] == "run_start"
     for actor, table in logs_of(folder).items():
-        seq = table["seq"].to_pylist()
-        assert seq == list(range(seq[0], seq[0] + len(seq))), actor
-        kinds = Counter(table["kind"].to_pylist())
-        assert min(kinds) > 0, kinds
+        seq = table["seq"].to_numpy()
+        assert (np.diff(seq) == 1).all(), actor
+        assert count(table, 0) == 0, actor
+
+
+def count(table: pa.Table, kind: int) -> int:
+    """How many events of a kind."""
+    return int((table["kind"].to_numpy() == kind).sum())
 
 
 def assert_gone(pids: dict[str, int]) -> None:

@@ -88,7 +88,7 @@ def test_windows_hold_the_last_events(quick):
     for actor, table in logs.items():
         assert len(table) == min(recorded[actor], 4095), actor  # of a full ring the oldest slot may be torn
         assert table["seq"][-1].as_py() == recorded[actor] - 1
-    assert Kind.VM_DESTROY in logs["ctl"]["kind"].to_pylist()
+    assert cmd.count(logs["ctl"], Kind.VM_DESTROY) == 1
 
 
 def test_a_resolved_config_runs_again(quick, tmp_path):
@@ -183,7 +183,7 @@ def test_policy_all_loses_nothing(scenario, tmp_path):
         assert line["recorded"] == line["logged"] == (len(logs[actor]) if actor in logs else 0)
         if actor in logs:
             assert logs[actor]["seq"][0].as_py() == 0
-    accesses = sum(logs[f"vcpu{n}"]["kind"].to_pylist().count(Kind.GUEST_ACCESS) for n in range(2))
+    accesses = sum(cmd.count(logs[f"vcpu{n}"], Kind.GUEST_ACCESS) for n in range(2))
     assert accesses == ended.result["counters"]["guest_accesses"]
 
 
@@ -193,10 +193,10 @@ def test_policy_sampled_thins_out_accesses_alone(scenario, tmp_path):
     assert ended.code == 0, ended.told()
     assert (ended.result["log"]["complete"], ended.result["log"]["lost"]) == (False, 0)
     cmd.assert_valid(ended.folder)
-    kinds = [kind for n in range(2) for kind in cmd.logs_of(ended.folder)[f"vcpu{n}"]["kind"].to_pylist()]
+    logs = cmd.logs_of(ended.folder)
     counters = ended.result["counters"]
-    assert kinds.count(Kind.KVM_PAGE_FAULT) == counters["page_faults"]
-    logged = kinds.count(Kind.GUEST_ACCESS)
+    faults, logged = (sum(cmd.count(logs[f"vcpu{n}"], k) for n in range(2)) for k in (Kind.KVM_PAGE_FAULT, Kind.GUEST_ACCESS))
+    assert faults == counters["page_faults"]
     assert 0 < logged < counters["guest_accesses"] / 8
 
 
