@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The compiled model against its C11 twin and against plain Python: ns a guest access, a fault, a zapped leaf.
 
-Every contender lives in a process of its own and is asked in turn, round after round, so that whatever else the machine does
-hits all of them alike. The compiled model runs its real functions: guest_run() on a populated table, kvm_mmu_page_fault() on
+The contenders are asked in turn, round after round, so that whatever else the machine does hits all of them alike. A build of
+the model and the twin share a process and a record, so that they share its place in memory too; the instrumented build has its
+own process and its own twin. The compiled model runs its real functions: guest_run() on a populated table, kvm_mmu_page_fault() on
 fresh gfns, the back half's walk that clears leafs by cmpxchg. Log policy `sampled`, check level `use`, one vCPU.
 
     python -m benchmarks.hot_path --rounds 15
@@ -25,12 +26,18 @@ if TYPE_CHECKING:
 _ACCESS_PAGES = 128  # all of them fit the TLB
 _FAULT_PAGES = 2048
 _TLB_ENTRIES = 256
-_ENTRIES_A_CALL = 20  # times into the guest, 4096 accesses each
+_ENTRIES_A_CALL = 20  # times into the guest
+_ACCESSES_AN_ENTRY = 4096  # the default of accesses_per_entry_max
 _FAULT_CALLS = 20
 _NAIVE_ACCESSES = 5000
 _WARM_UP_CALLS = 40  # until all pages are mapped, dirty and in the TLB: every fault ends an entry
+_Sample = tuple[float, float, float]
 _KINDS = ("guest access (TLB hit)", "fault", "leaf zap")
 _ME = 0
+_TWIN = "C11 twin"
+_PLAIN = "compiled model"
+_INSTRUMENTED = "compiled, instrumented, no noise"
+_NAIVE = "plain Python"
 
 
 class _ModelRecord:
@@ -86,7 +93,7 @@ class _Contender:
             accesses()
         self.measure(1)
 
-    def measure(self, calls: int) -> tuple[float, float, float]:
+    def measure(self, calls: int) -> _Sample:
         """One sample of each kind."""
         start = time.perf_counter_ns()
         done = self._accesses()
@@ -102,55 +109,41 @@ class _Contender:
         return access, fault / (calls * _FAULT_PAGES), zap / (calls * _FAULT_PAGES)
 
 
-def _compiled(*, instrumented: bool) -> _Contender:
+def _native(model_name: str, *, instrumented: bool) -> dict[str, _Contender]:
+    """The compiled model in one build, and the twin on the same records where a compiler is."""
     from model import atomics  # noqa: PLC0415 - the build is chosen before anything compiles
 
     atomics.engine.instrumented = instrumented
-    from benchmarks.drivers import run_accesses, run_faults, run_zap  # noqa: PLC0415
+    from benchmarks import drivers  # noqa: PLC0415
+    from benchmarks.twin import build  # noqa: PLC0415
     from stress.config import Perturb  # noqa: PLC0415
     from stress.engine.process import FieldTable, bind_context  # noqa: PLC0415
 
     records = _ModelRecord()
     fields = FieldTable()
 
-    def on(record: Any) -> int:
-        bind_context(record, fields, _ME, Perturb(), 1)
-        return int(record.ctypes.data)
+    def contender(loops: Any) -> _Contender:
+        def address(record: Any) -> int:
+            bind_context(record, fields, _ME, Perturb(), 1)
+            return int(record.ctypes.data)
 
-    def accesses() -> int:
-        run_accesses(on(records.accesses), _ME, _ENTRIES_A_CALL)
-        return _ENTRIES_A_CALL * 4096
+        def accesses() -> int:
+            loops.run_accesses(address(records.accesses), _ME, _ENTRIES_A_CALL)
+            return _ENTRIES_A_CALL * _ACCESSES_AN_ENTRY
 
-    def faults() -> None:
-        run_faults(on(records.faults), _ME, 0, _FAULT_PAGES)
+        def faults() -> None:
+            loops.run_faults(address(records.faults), _ME, 0, _FAULT_PAGES)
 
-    def zap() -> None:
-        run_zap(on(records.faults), _ME)
+        def zap() -> None:
+            loops.run_zap(address(records.faults), _ME)
 
-    contender = _Contender(accesses, faults, zap)
-    _check(records, contender)
-    return contender
-
-
-def _twin() -> _Contender | None:
-    from benchmarks.twin import build  # noqa: PLC0415 - needs the model, which the naive contender does not
+        made = _Contender(accesses, faults, zap)
+        _check(records, made)
+        return made
 
     twin = build()
-    if twin is None:
-        return None
-    records = _ModelRecord()
-
-    def accesses() -> int:
-        twin.run_accesses(records.accesses.ctypes.data, _ME, _ENTRIES_A_CALL)
-        return _ENTRIES_A_CALL * 4096
-
-    contender = _Contender(
-        accesses,
-        lambda: twin.run_faults(records.faults.ctypes.data, _ME, 0, _FAULT_PAGES),
-        lambda: twin.run_zap(records.faults.ctypes.data, _ME),
-    )
-    _check(records, contender)
-    return contender
+    both = {} if twin is None else {_TWIN: contender(twin)}
+    return both | {model_name: contender(drivers)}
 
 
 def _check(records: _ModelRecord, contender: _Contender) -> None:
@@ -163,79 +156,83 @@ def _check(records: _ModelRecord, contender: _Contender) -> None:
         record["counter"][0, _ME] - old for record, old in zip((records.accesses, records.faults), before, strict=True)
     )
     counted = (first[C_GUEST_ACCESSES], first[C_TLB_HITS], second[C_FAULTS_FIXED], second[C_SPTES_ZAPPED])
-    expected = (_ENTRIES_A_CALL * 4096, _ENTRIES_A_CALL * 4096, _FAULT_PAGES, _FAULT_PAGES)
+    expected = (_ENTRIES_A_CALL * _ACCESSES_AN_ENTRY, _ENTRIES_A_CALL * _ACCESSES_AN_ENTRY, _FAULT_PAGES, _FAULT_PAGES)
     findings = sum(int(record["run"]["nr_findings"][0, 0]) for record in (records.accesses, records.faults))
     if counted != expected or findings:
         raise RuntimeError(f"counted {counted} instead of {expected}, {findings} findings")
 
 
-def _naive() -> _Contender:
+def _naive() -> dict[str, _Contender]:
     from benchmarks.naive import NaiveGuest, NaiveVm  # noqa: PLC0415
 
     first = NaiveGuest(NaiveVm(1, _ACCESS_PAGES, _TLB_ENTRIES), _ME)
     second = NaiveGuest(NaiveVm(1, _FAULT_PAGES, _TLB_ENTRIES), _ME)
-    return _Contender(lambda: first.run_accesses(_NAIVE_ACCESSES), second.run_faults, second.run_zap, warm_up=1)
+    return {_NAIVE: _Contender(lambda: first.run_accesses(_NAIVE_ACCESSES), second.run_faults, second.run_zap, warm_up=1)}
 
 
-_CONTENDERS: dict[str, tuple[Callable[[], _Contender | None], int]] = {
-    "C11 twin": (_twin, _FAULT_CALLS),
-    "compiled model": (lambda: _compiled(instrumented=False), _FAULT_CALLS),
-    "compiled, instrumented, no noise": (lambda: _compiled(instrumented=True), _FAULT_CALLS),
-    "plain Python": (_naive, 1),
-}
+# One process each.
+_GROUPS: tuple[tuple[Callable[[], dict[str, _Contender]], int], ...] = (
+    (lambda: _native(_PLAIN, instrumented=False), _FAULT_CALLS),
+    (lambda: _native(_INSTRUMENTED, instrumented=True), _FAULT_CALLS),
+    (_naive, 1),
+)
 
 
-def _serve(pipe: Any, name: str) -> None:
-    """A contender's process: set up, say so, then measure whenever asked."""
-    make, calls = _CONTENDERS[name]
-    start = time.perf_counter()
-    contender = make()
-    pipe.send(None if contender is None else time.perf_counter() - start)
-    while contender is not None and pipe.recv() is not None:
-        pipe.send(contender.measure(calls))
+def _serve(pipe: Any, make: Callable[[], dict[str, _Contender]], calls: int) -> None:
+    """A group's process: set up, say so, then measure whenever asked."""
+    contenders = make()
+    pipe.send(list(contenders))
+    while pipe.recv() is not None:
+        pipe.send({name: contender.measure(calls) for name, contender in contenders.items()})
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run all contenders side by side and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="samples a contender")
+    parser.add_argument("--rounds", type=int, default=25, help="samples a contender")
     parser.add_argument("--quick", action="store_true", help="two rounds, to see that it works")
     options = parser.parse_args(arguments)
     rounds = 2 if options.quick else options.rounds
     print_facts(f"python -m benchmarks.hot_path --rounds {rounds}")
     forks = multiprocess.get_context("fork")
-    pipes = {}
-    for name in _CONTENDERS:
+    pipes = []
+    for make, calls in _GROUPS:
         mine, theirs = forks.Pipe()
-        forks.Process(target=_serve, args=(theirs, name), daemon=True).start()
+        forks.Process(target=_serve, args=(theirs, make, calls), daemon=True).start()
         theirs.close()
-        ready = mine.recv()
-        if ready is None:
-            say(f"{name}: left out, no C compiler here")
-            continue
-        pipes[name] = mine
-    samples: dict[str, list[tuple[float, float, float]]] = {name: [] for name in pipes}
+        mine.recv()
+        pipes.append(mine)
+    samples: list[list[dict[str, _Sample]]] = [[] for _ in pipes]
     for _ in range(rounds):
-        for name, pipe in pipes.items():
+        for pipe, measured in zip(pipes, samples, strict=True):
             pipe.send("measure")
-            samples[name].append(pipe.recv())
-    for pipe in pipes.values():
+            measured.append(pipe.recv())
+    for pipe in pipes:
         pipe.send(None)
     _print(samples)
 
 
-def _print(samples: dict[str, list[tuple[float, float, float]]]) -> None:
-    say("ns an operation, median (smallest-largest); ratio of medians to the compiled model's")
+def _print(samples: list[list[dict[str, _Sample]]]) -> None:
+    plain = samples[0]
+    if _TWIN not in plain[0]:
+        say("no C compiler here: the twin is left out")
+    say("ns an operation: median (smallest-largest)")
+    say("x C: median of the ratios to the twin's sample of the same round and process; x compiled: of the medians")
     say()
-    base = [statistics.median(sample[n] for sample in samples["compiled model"]) for n in range(len(_KINDS))]
     rows = []
-    for name, measured in samples.items():
-        row = [name]
-        for n in range(len(_KINDS)):
-            values = [sample[n] for sample in measured]
-            row += [spread(values), f"{statistics.median(values) / base[n]:.2f}"]
-        rows.append(row)
-    print_table(["", *(cell for kind in _KINDS for cell in (kind, "ratio"))], rows)
+    for measured in samples:
+        for name in measured[0]:
+            if measured is not plain and name == _TWIN:
+                continue
+            row = [name]
+            for kind in range(len(_KINDS)):
+                values = [sample[name][kind] for sample in measured]
+                beside = [sample[name][kind] / sample[_TWIN][kind] for sample in measured if _TWIN in sample]
+                model = statistics.median(sample[_PLAIN][kind] for sample in plain)
+                row += [spread(values), f"{statistics.median(beside):.2f}" if beside else "-"]
+                row.append(f"{statistics.median(values) / model:.2f}")
+            rows.append(row)
+    print_table(["", *(cell for kind in _KINDS for cell in (kind, "x C", "x compiled"))], rows)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ EXIT_VOLUNTARY = 0
 EXIT_IPI = 1
 EXIT_FAULT = 2
 EXIT_CANCELLED = 3
-EXIT_HALT = 4
+EXIT_HALT = 4  # reserved in the log's schema
 
 # --- phases of an actor, for the watchdog and for reports
 PHASE_STARTING = 0
@@ -140,7 +140,7 @@ FAULT_RETRY_RACE = 4
 FAULT_SPURIOUS = 5
 
 # --- halves, in EV_ZAP_YIELD
-HALF_FRONT = 1
+HALF_FRONT = 1  # yields only with the shadow MMU's obsolete pages
 HALF_BACK = 2
 HALF_LEAFS = 3
 

@@ -38,7 +38,7 @@ def report(
         incarnation: of the slot object that the mapping was made for.
         root: page of the root or table.
         other: a second actor, or -1.
-        detail: code of the sentence that explains it (stress/report/text.py), with `observed` as its number.
+        detail: code of the sentence that explains it (stress/engine/outcome.py), with `observed` as its number.
         observed: the value that was seen.
 
     The first MAX_FINDINGS are kept in full, later ones are counted.

@@ -172,7 +172,7 @@ ITER = _row(
     )
 )
 
-USER = _row(("next_seq", "extents_free", "operations", "last_generation"))
+USER = _row(("next_seq", "extents_free", "last_generation"))
 USER_SLOT = _row(("present", "moved", "extent", "incarnation", "backing", "nr_operations"))
 
 RUN = _row(("stop",), ("vcpus_running",), ("rcu_stop",), ("nr_findings",), ("destroyed",), ("drain_stop",), ("frozen",))
@@ -206,7 +206,6 @@ CFG = _row(
         "toggler_period_us_max",
         "hole_gfn",
         "extent_frames",
-        "seed",
     )
 )
 

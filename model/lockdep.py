@@ -21,11 +21,12 @@ __all__ = [
     "LOCK_SLOTS_ARCH",
     "LOCK_SRCU",
     "LOCK_TDP_MMU_PAGES",
-    "lockdep_acquire",
+    "lockdep_acquired",
     "lockdep_assert_held",
     "lockdep_assert_held_read",
     "lockdep_assert_held_write",
     "lockdep_assert_not_held",
+    "lockdep_check_order",
     "lockdep_release",
 ]
 
@@ -55,8 +56,8 @@ DETAIL_LOCK_HELD = 3
 
 
 @kernel
-def lockdep_acquire(vm: Vm, me: int, lock_id: int) -> None:
-    """Note that this actor is about to take a lock.
+def lockdep_check_order(vm: Vm, me: int, lock_id: int) -> None:
+    """May this actor take, or wait for, the lock?
 
     slots_lock inside an SRCU reader waits for itself; mmu_lock does not nest in either mode; everything nests outer to inner.
     """
@@ -65,6 +66,11 @@ def lockdep_acquire(vm: Vm, me: int, lock_id: int) -> None:
         inner = vm.actor.held[me] >> LOCK_MMU_READ
     if inner != 0:
         report(vm, me, INVARIANT, LOCKDEP, -1, -1, -1, -1, -1, DETAIL_LOCK_ORDER, lock_id)
+
+
+@kernel
+def lockdep_acquired(vm: Vm, me: int, lock_id: int) -> None:
+    """Note that this actor has the lock; who still waits for it does not count as its holder."""
     vm.actor.held[me] |= 1 << lock_id
 
 

@@ -14,7 +14,7 @@ from model.atomics import cmpxchg, fetch_add, fetch_and, fetch_or, load, load_ac
 from model.constants import C_LOCK_WAITS, EV_LOCK_ACQUIRE, EV_LOCK_RELEASE
 from model.jit import kernel
 from model.layout import Vm
-from model.lockdep import LOCK_MMU_READ, LOCK_MMU_WRITE, lockdep_acquire, lockdep_release
+from model.lockdep import LOCK_MMU_READ, LOCK_MMU_WRITE, lockdep_acquired, lockdep_check_order, lockdep_release
 from model.trace import trace
 from model.wait import wait_while
 
@@ -64,8 +64,9 @@ def _dequeue(lock: Any) -> None:
 def spin_lock(vm: Vm, me: int, lock: Any) -> None:
     """Take a spinlock, in ticket order."""
     lock_id = lock.lock_id[0]
-    lockdep_acquire(vm, me, lock_id)
+    lockdep_check_order(vm, me, lock_id)
     _queue(vm, me, lock)
+    lockdep_acquired(vm, me, lock_id)
     store(lock.owner, 0, me + 1)
     trace(vm, me, EV_LOCK_ACQUIRE, -1, -1, -1, -1, lock_id, _MODE_EXCLUSIVE)
 
@@ -95,7 +96,7 @@ def mutex_unlock(vm: Vm, me: int, lock: Any) -> None:
 @kernel
 def read_lock(vm: Vm, me: int, lock: Any) -> None:
     """queued_read_lock(): share the lock unless a writer holds it or waits for it."""
-    lockdep_acquire(vm, me, LOCK_MMU_READ)
+    lockdep_check_order(vm, me, LOCK_MMU_READ)
     if (fetch_add(lock.cnts, 0, QR_BIAS) & (QW_LOCKED | QW_WAITING)) != 0:
         # Somebody writes or is about to: step back and queue behind him.
         fetch_add(lock.cnts, 0, -QR_BIAS)
@@ -105,6 +106,7 @@ def read_lock(vm: Vm, me: int, lock: Any) -> None:
             wait_while(vm, me, lock.cnts, 0, cnts)
             cnts = load_acquire(lock.cnts, 0)
         _dequeue(lock)
+    lockdep_acquired(vm, me, LOCK_MMU_READ)
     trace(vm, me, EV_LOCK_ACQUIRE, -1, -1, -1, -1, LOCK_MMU_READ, _MODE_READ)
 
 
@@ -119,7 +121,7 @@ def read_unlock(vm: Vm, me: int, lock: Any) -> None:
 @kernel
 def write_lock(vm: Vm, me: int, lock: Any) -> None:
     """queued_write_lock(): own the lock; while waiting, no new reader gets in."""
-    lockdep_acquire(vm, me, LOCK_MMU_WRITE)
+    lockdep_check_order(vm, me, LOCK_MMU_WRITE)
     if cmpxchg(lock.cnts, 0, 0, QW_LOCKED) != 0:
         _queue(vm, me, lock)
         if cmpxchg(lock.cnts, 0, 0, QW_LOCKED) != 0:
@@ -130,6 +132,7 @@ def write_lock(vm: Vm, me: int, lock: Any) -> None:
                     wait_while(vm, me, lock.cnts, 0, cnts)
                 cnts = load_acquire(lock.cnts, 0)
         _dequeue(lock)
+    lockdep_acquired(vm, me, LOCK_MMU_WRITE)
     store(lock.owner, 0, me + 1)
     # Counts the holds: two steps under one number were one unbroken hold.
     lock.holds[0] += 1

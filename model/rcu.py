@@ -23,7 +23,7 @@ from model.constants import (
 from model.finding import report
 from model.jit import kernel
 from model.layout import MAX_ACTORS, Vm
-from model.lockdep import LOCK_RCU, LOCK_SRCU, lockdep_acquire, lockdep_release
+from model.lockdep import LOCK_RCU, LOCK_SRCU, lockdep_acquired, lockdep_check_order, lockdep_release
 from model.mutations import NO_SRCU_WAIT, planted
 from model.pages import free_page
 from model.trace import trace
@@ -59,7 +59,8 @@ def _wait_for_readers(vm: Vm, me: int, section: Any) -> None:
 @kernel
 def srcu_read_lock(vm: Vm, me: int) -> None:
     """Enter kvm->srcu: memslots looked up from here on stay valid."""
-    lockdep_acquire(vm, me, LOCK_SRCU)
+    lockdep_check_order(vm, me, LOCK_SRCU)
+    lockdep_acquired(vm, me, LOCK_SRCU)
     store(vm.actor.srcu_seq, me, vm.actor.srcu_seq[me] + 1)
     # Pairs with the first barrier in _wait_for_readers().
     smp_mb()
@@ -99,7 +100,8 @@ def synchronize_srcu(vm: Vm, me: int) -> None:
 @kernel
 def rcu_read_lock(vm: Vm, me: int) -> None:
     """Enter an RCU section: page tables seen from here on are not recycled before it ends."""
-    lockdep_acquire(vm, me, LOCK_RCU)
+    lockdep_check_order(vm, me, LOCK_RCU)
+    lockdep_acquired(vm, me, LOCK_RCU)
     store(vm.actor.rcu_seq, me, vm.actor.rcu_seq[me] + 1)
     # Pairs with the first barrier in _wait_for_readers(). The kernel needs none: its grace periods wait for every CPU.
     smp_mb()

@@ -21,6 +21,7 @@ __all__ = [
     "FROZEN_SPTE",
     "INCARNATION_BITS",
     "PFN_BITS",
+    "is_accessed_spte",
     "is_dirty_spte",
     "is_frozen_spte",
     "is_last_spte",
@@ -78,6 +79,12 @@ def is_last_spte(spte: int) -> bool:
 def is_frozen_spte(spte: int) -> bool:
     """Taken out by an owner who has not finished with it."""
     return spte == FROZEN_SPTE
+
+
+@kernel
+def is_accessed_spte(spte: int) -> bool:
+    """Has the guest, or the fault on its behalf, used it?"""
+    return spte & SPTE_ACCESSED != 0
 
 
 @kernel

@@ -55,6 +55,7 @@ from model.requests import kvm_flush_remote_tlbs
 from model.roots import check_root_references, kvm_tdp_mmu_put_root, tdp_mmu_next_root
 from model.spte import (
     FROZEN_SPTE,
+    is_accessed_spte,
     is_dirty_spte,
     is_frozen_spte,
     is_last_spte,
@@ -111,7 +112,7 @@ def _handle_changed_leaf(vm: Vm, me: int, gfn: int, table: int, old: int, new: i
         vm.counter[me, C_SPTES_SET] += 1
     if was_present and not is_present:
         vm.counter[me, C_SPTES_ZAPPED] += 1
-        if vm.cfg.ad_writeback[0] != 0 and is_dirty_spte(old):
+        if vm.cfg.ad_writeback[0] != 0 and (is_accessed_spte(old) or is_dirty_spte(old)):
             mmu_writeback(vm, me, gfn, vm.iter.root[me], old)
     if was_present and is_present and spte_to_pfn(old) != spte_to_pfn(new) and vm.cfg.check_level[0] > 0:
         report(vm, me, INVARIANT, 14, gfn, spte_to_pfn(new), spte_to_incarnation(new), table, -1, DETAIL_LEAF_TO_LEAF, old)
@@ -304,6 +305,8 @@ def _tdp_mmu_iter_cond_resched(vm: Vm, me: int, flush: bool, shared: bool, half:
 
     Context: mmu_lock in the mode that `shared` says, RCU; both are dropped and retaken.
     """
+    # For the watchdog: a zap of large tables under heavy noise is slow, not stuck.
+    vm.actor.progress[me] += 1
     if vm.iter.next_last_level_gfn[me] == vm.iter.yielded_gfn[me]:
         return False
     if not need_resched(vm, me) and not rwlock_needbreak(vm, vm.mmu_lock):
@@ -479,8 +482,10 @@ def _tdp_mmu_zap_leafs(vm: Vm, me: int, root: int, start: int, end: int, flush: 
             flush = False
         elif is_shadow_present_pte(vm.iter.old_spte[me]) and is_last_spte(vm.iter.old_spte[me]):
             tdp_mmu_iter_set_spte(vm, me, SHADOW_NONPRESENT_VALUE)
-            flush = True
-            vm.kvm.flush_owed[0] = 1
+            # Nobody runs on an invalid root, and whoever loads another one flushes (fcdffe97f80e, 6.9).
+            if vm.sp.role_invalid[root] == 0:
+                flush = True
+                vm.kvm.flush_owed[0] = 1
         tdp_iter_next(vm, me)
     rcu_read_unlock(vm, me)
     return flush

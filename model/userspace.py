@@ -93,6 +93,7 @@ def userspace_create(vm: Vm, me: int, slot_id: int) -> None:
     incarnation = _new_incarnation(vm, slot_id, 0)
     for frame in range(hva, hva + npages):
         store(vm.frame_tag, frame, incarnation)
+        vm.actor.progress[me] += 1
     base_gfn = _base_gfn(vm, slot_id)
     trace(vm, me, EV_SLOT_OP_BEGIN, base_gfn, -1, hva, incarnation, KVM_MR_CREATE, slot_id)
     kvm_set_memory_region(vm, me, KVM_MR_CREATE, slot_id, base_gfn, npages, hva, incarnation)
@@ -114,6 +115,7 @@ def userspace_delete(vm: Vm, me: int, slot_id: int) -> None:
     _retire(vm, me, incarnation)
     for frame in range(hva, hva + vm.slot_cfg.npages[slot_id]):
         store(vm.frame_tag, frame, 0)
+        vm.actor.progress[me] += 1
     vm.user_extent[vm.user.extents_free[0]] = extent
     vm.user.extents_free[0] += 1
     vm.user_slot.present[slot_id] = 0

@@ -7,6 +7,7 @@ the code: all sources of the model and of the engines, the build's switches, Num
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -143,7 +144,10 @@ def _in_a_process_of_its_own(compile_or_load: Callable[[], None], interrupted: C
 
 def _cache_folder(sources: str, *, instrumented: bool) -> Path | None:
     """The folder of this build, or None where nothing can be kept."""
-    key = f"{sources}-{'noisy' if instrumented else 'plain'}-{_toolchain()}"
+    # Numba's index also knows the entry point by its path and time: another checkout of the same sources is another build.
+    entry = Path(next(iter(model.__path__))).resolve() / "actors.py"
+    place = hashlib.sha256(f"{entry}\0{entry.stat().st_mtime_ns}".encode()).hexdigest()[:8]
+    key = f"{sources}-{'noisy' if instrumented else 'plain'}-{_toolchain()}-{place}"
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zaptorture"
         folder = base / key
@@ -158,11 +162,16 @@ def _cache_folder(sources: str, *, instrumented: bool) -> Path | None:
 
 
 def _toolchain() -> str:
-    parts = (numba.__version__, platform.machine(), binding.get_host_cpu_name(), sys.version.split()[0])
+    # Numba's index names the files by their place: two checkouts of the same source share nothing.
+    place = next(iter(model.__path__))
+    parts = (numba.__version__, platform.machine(), binding.get_host_cpu_name(), sys.version.split()[0], place)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
 
 def _forget_old_builds(base: Path) -> None:
-    builds = sorted((path for path in base.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-    for path in builds[:-BUILDS_KEPT]:
+    ages = []
+    for path in base.iterdir():
+        with contextlib.suppress(OSError):  # another run removes old builds too
+            ages.append((path.stat().st_mtime, path))
+    for _, path in sorted(ages)[:-BUILDS_KEPT]:
         shutil.rmtree(path, ignore_errors=True)

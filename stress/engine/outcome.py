@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stress.log.events import Clock
     from stress.log.ring import Rings
 
-__all__ = ["counters_of", "findings_of", "locks_held", "missing_evidence", "sites_of"]
+__all__ = ["counters_of", "findings_of", "last_events", "locks_held", "missing_evidence", "sites_of"]
 
 EVENTS_KEPT = 32  # newest events of each actor in a finding
 
@@ -94,6 +94,11 @@ def findings_of(vm: Vm, clock: Clock, rings: Rings) -> list[Finding]:
         return []
     newest = {name: rings.last(actor, rings.slots)[0] for actor, name in enumerate(rings.names)}
     return [_finding(vm, row, clock, newest) for row in rows]
+
+
+def last_events(clock: Clock, rings: Rings) -> dict[str, list[dict[str, Any]]]:
+    """The newest events of every actor, as of now."""
+    return {name: [decode(record, clock) for record in rings.last(actor, EVENTS_KEPT)[0]] for actor, name in enumerate(rings.names)}
 
 
 def _events_until(records: Any, ticks: int, clock: Clock) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from stress import __version__
 from stress.config import config_hash, resolved_toml
 from stress.engine.clock import measure_clock
 from stress.engine.compiled import load_model
-from stress.engine.outcome import counters_of, findings_of, missing_evidence, sites_of
+from stress.engine.outcome import counters_of, findings_of, last_events, missing_evidence, sites_of
 from stress.engine.process import FieldTable, bind_context, run_child
 from stress.engine.result import Finding, Progress, RunResult
 from stress.engine.segment import SharedSegment
@@ -134,6 +134,7 @@ class _Run:
 
     def _prepare(self) -> None:
         """Compile, choose the clock, lay the VM out, write what is known beforehand."""
+        write_atomic(self._folder.config, resolved_toml(self._config).encode())
         instrumented = self._config.perturb.probability > 0
         model = load_model(
             self._segment.record,
@@ -155,7 +156,6 @@ class _Run:
             self._settings.ring_slots,
             rows=tuple(self._actors),
         )
-        write_atomic(self._folder.config, resolved_toml(self._config).encode())
         write_atomic(self._folder.manifest, msgspec.json.format(msgspec.json.encode(self._manifest())) + b"\n")
         self._control = ControlLog(self._folder.control, self._now_ns)
         self._emit(
@@ -205,7 +205,7 @@ class _Run:
         def stop(number: int, _frame: Any) -> None:
             self._stopped_by = signal.Signals(number).name
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
             yield
         finally:
@@ -259,7 +259,7 @@ class _Run:
         while True:
             connection.wait([m.process.sentinel for m in self._members if not m.reaped], LOOK_S)
             now = time.monotonic()
-            self._trouble = self._watch.dead_or_stopped() or self._drain_trouble()
+            self._trouble = self._drain_trouble() or self._watch.dead_or_stopped()  # in this order: why before that
             if self._trouble:
                 return
             if all(member.reaped for member in self._members if member.actor is not None):
@@ -365,7 +365,7 @@ class _Run:
             self._end_drain()
             findings = findings_of(self._vm, self._clock, self._rings)
             if self._hang is not None:
-                findings.append(self._hang)
+                findings.append(dataclasses.replace(self._hang, last_events=last_events(self._clock, self._rings)))
             report = log_report(self._rings, self._config.log.policy, self._segment.status)
             log = {"policy": report.policy, "complete": report.complete, "lost": report.lost, "logged": sum(report.logged.values())}
             if report.policy == "all" and not report.complete and not self._trouble:
@@ -418,10 +418,10 @@ class _Run:
 
     def _judge(self, findings: list[Finding], counters: dict[str, int]) -> tuple[Verdict, str]:
         stopped = f"stopped by {self._stopped_by}" if self._stopped_by else ""
-        if findings:
-            count = max(int(self._vm.run.nr_findings[0]), len(findings))
+        count = max(int(self._vm.run.nr_findings[0]), len(findings))
+        if count:
             beside = f"; and the harness: {self._trouble}" if self._trouble else ""
-            return Verdict.VIOLATION, f"{findings[0].kind} [{findings[0].invariant}], {count} in all{beside}"
+            return Verdict.VIOLATION, f"{count} finding{'s' if count > 1 else ''}{beside}"
         if self._trouble:
             return Verdict.HARNESS_ERROR, self._trouble
         if self._first_access is None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from model.constants import PHASE_DONE, PHASE_RUNNING
-from model.layout import MAX_VCPUS, Vm
+from model.constants import LOG_WINDOW, PHASE_DONE, PHASE_RUNNING
+from model.layout import ACTOR_TOGGLER, MAX_VCPUS, Vm
 from stress.engine.outcome import locks_held
 from stress.engine.result import Finding
 
@@ -117,11 +117,15 @@ class Watch:
                 seen.since = seen.starved_at = now
         self._last_look = now
         live = [m for m in self._members if m.actor is not None and not m.reaped and self._vm.actor.phase[m.actor] == PHASE_RUNNING]
-        starved = [member for member in live if self._starved(member, now)]
+        # The toggler sleeps most of the time by design.
+        starved = [member for member in live if member.actor != ACTOR_TOGGLER and self._starved(member, now)]
         for member in live:
             quiet_s = self._quiet_s(member, now)
             if quiet_s < self._hang_s:
                 continue
+            full = self._full_ring(live)
+            if full:
+                return None, f"the log cannot keep up: the ring of {full} has been full for {quiet_s:.0f} s and stops its actor"
             if not starved:
                 return self._finding(member, self._reason(member), now_ns), ""
             # Whoever waits may wait for the one that got no CPU.
@@ -129,6 +133,15 @@ class Watch:
                 who = f"{starved[0].name} (pid {starved[0].pid})"
                 return None, f"no progress for {quiet_s:.0f} s while {who} got no CPU: the machine is too slow or too full"
         return None, ""
+
+    def _full_ring(self, live: list[Member]) -> str:
+        """An actor that waits for the drain: its silence says nothing about the protocol."""
+        if self._vm.cfg.log_policy[0] == LOG_WINDOW:
+            return ""
+        for member in live:
+            if self._vm.actor.ring_head[member.actor] - self._vm.actor.ring_tail[member.actor] >= self._vm.cfg.ring_slots[0]:
+                return member.name
+        return ""
 
     def _quiet_s(self, member: Member, now: float) -> float:
         if (member.actor or 0) >= MAX_VCPUS and member.name != "ctl":

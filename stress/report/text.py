@@ -32,9 +32,8 @@ def verdict_line(scenario: str, result: RunResult) -> str:
     folder = f"run {result.folder}"
     elapsed = f"{result.elapsed_s:.1f} s"
     if result.verdict is Verdict.VIOLATION and result.findings:
-        more = len(result.findings) - 1
-        others = f"; {more} more finding{'s' if more > 1 else ''}" if more else ""
-        return one_line(f"{name} {_story(result.findings[0])}{others} ({folder})")
+        # The reason counts all findings, also those beyond the table, and names trouble of the harness beside them.
+        return one_line(f"{name} {_story(result.findings[0])}; {result.reason} ({folder})")
     if result.verdict is Verdict.PASS:
         accesses = amount(result.counters.get("guest_accesses", 0))
         deletes = amount(result.counters.get("deletes", 0))

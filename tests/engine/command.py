@@ -6,11 +6,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import psutil
@@ -99,7 +101,9 @@ def environment(**changes: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | changes
 
 
-def run(scenario: Path, out: Path, *options: str, sets: tuple[str, ...] = (), env: dict[str, str] | None = None, **popen) -> Outcome:
+def run(
+    scenario: Path, out: Path, *options: str, sets: tuple[str, ...] = (), env: dict[str, str] | None = None, **popen
+) -> Outcome:
     """Run it to its end."""
     ended = subprocess.run(
         [sys.executable, "-m", "stress.cli", *arguments(scenario, out, *options, sets=sets)],
@@ -138,16 +142,13 @@ class Running:
         self.lines: list[str] = []
         self.pids: dict[str, int] = {}
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for pid in [*self.pids.values(), *(child.pid for child in self.children())]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(pid)
-                if process.cmdline() == psutil.Process(self.process.pid).cmdline():
-                    process.kill()
-        self.process.kill()
+        # Its session holds no other processes; one that is gone holds none at all.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
 
     def children(self) -> list[psutil.Process]:

@@ -13,11 +13,12 @@ from model.lockdep import (
     LOCK_RCU,
     LOCK_SLOTS,
     LOCK_SRCU,
-    lockdep_acquire,
+    lockdep_acquired,
     lockdep_assert_held,
     lockdep_assert_held_read,
     lockdep_assert_held_write,
     lockdep_assert_not_held,
+    lockdep_check_order,
     lockdep_release,
 )
 
@@ -31,12 +32,17 @@ ORDERS = [
 ]
 
 
+def take(vm, me, lock):
+    lockdep_check_order(vm, me, lock)
+    lockdep_acquired(vm, me, lock)
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_outer_to_inner_is_silent(order):
     """Locks taken in the documented order and released in any other break no rule."""
     vm = small_vm()
     for lock in order:
-        lockdep_acquire(vm, 0, lock)
+        take(vm, 0, lock)
     for lock in order:
         lockdep_release(vm, 0, lock)
     assert findings(vm) == []
@@ -48,8 +54,8 @@ def test_outer_to_inner_is_silent(order):
 def test_inner_to_outer_fires(outer, inner):
     """Taking a lock while it, or one inside it, is held is reported: with either one actor alone or two it would deadlock."""
     vm = small_vm()
-    lockdep_acquire(vm, 0, inner)
-    lockdep_acquire(vm, 0, outer)
+    take(vm, 0, inner)
+    take(vm, 0, outer)
     both_modes = {outer, inner} == {LOCK_MMU_READ, LOCK_MMU_WRITE}
     assert findings(vm) == (FIRED if outer <= inner or both_modes else [])
 
@@ -57,16 +63,16 @@ def test_inner_to_outer_fires(outer, inner):
 def test_slots_lock_inside_srcu_fires():
     """A reader that takes slots_lock waits for the updater that waits for the reader."""
     vm = small_vm()
-    lockdep_acquire(vm, 0, LOCK_SRCU)
-    lockdep_acquire(vm, 0, LOCK_SLOTS)
+    take(vm, 0, LOCK_SRCU)
+    take(vm, 0, LOCK_SLOTS)
     assert findings(vm) == FIRED
 
 
 def test_actors_are_told_apart():
     """What one actor holds is neither held nor in the way of another."""
     vm = small_vm()
-    lockdep_acquire(vm, 0, LOCK_MMU_WRITE)
-    lockdep_acquire(vm, 1, LOCK_SLOTS)
+    take(vm, 0, LOCK_MMU_WRITE)
+    take(vm, 1, LOCK_SLOTS)
     assert findings(vm) == []
     lockdep_assert_held_write(vm, 1)
     assert findings(vm) == FIRED
@@ -82,7 +88,7 @@ def test_assertions(held):
     ):
         vm = small_vm()
         if held is not None:
-            lockdep_acquire(vm, 0, held)
+            take(vm, 0, held)
         check(vm, 0)
         assert findings(vm) == ([] if wants else FIRED)
 

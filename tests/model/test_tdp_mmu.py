@@ -44,7 +44,8 @@ geometries = st.sampled_from(GEOMETRIES)
 
 
 def rooted(levels=2, bits=1, **changes):
-    """VCPU 0 with an empty root in a VM of this geometry."""
+    """VCPU 0 with an empty root in a VM of this geometry; no write-back, since the incarnations here are made up."""
+    changes.setdefault("ad_writeback", False)
     vm = small_vm(levels=levels, bits_per_level=bits, slots=(SlotSettings(0, 2, True),), nr_pages=600, **changes)
     srcu_read_lock(vm, 0)
     kvm_mmu_reload(vm, 0)

@@ -55,10 +55,12 @@ def test_pass_says_how_much_was_seen() -> None:
 
 def test_violation_tells_its_story() -> None:
     """Kind, invariant, actor, gfn and pfn come first, then what it stands in and where the run lies."""
-    line = verdict_line("quick", result(Verdict.VIOLATION, findings=[finding(), finding()]))
+    line = verdict_line(
+        "quick", result(Verdict.VIOLATION, reason="2 findings; and the harness: x", findings=[finding(), finding()])
+    )
     assert line == (
         "VIOLATION stale-use [I3]: vcpu3 used gfn 0x1f2 -> pfn 0x88 (slot 2, incarnation 7, root 3) at 1.234567 s: "
-        "slot 2 was gone; the other actor is ctl; DELETE or MOVE had returned by 1.234000 s; 1 more finding (run runs/x)"
+        "slot 2 was gone; the other actor is ctl; DELETE or MOVE had returned by 1.234000 s; 2 findings; and the harness: x (run runs/x)"
     )
 
 
@@ -66,8 +68,8 @@ def test_an_invariant_needs_no_gfn() -> None:
     """What is not known is left out."""
     changes = dict.fromkeys(["gfn", "pfn", "incarnation", "root", "slot", "other_actor", "other_time_ns"])
     broken = finding(kind="invariant", invariant="I8", actor="ctl", detail="3 pages leaked", **changes)
-    line = verdict_line("quick", result(Verdict.VIOLATION, findings=[broken]))
-    assert line == "VIOLATION invariant [I8]: ctl at 1.234567 s: 3 pages leaked (run runs/x)"
+    line = verdict_line("quick", result(Verdict.VIOLATION, reason="1 finding", findings=[broken]))
+    assert line == "VIOLATION invariant [I8]: ctl at 1.234567 s: 3 pages leaked; 1 finding (run runs/x)"
 
 
 @pytest.mark.parametrize("verdict", [Verdict.VIOLATION, Verdict.INCONCLUSIVE, Verdict.HARNESS_ERROR])
