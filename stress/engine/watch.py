@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Member", "Watch", "ending", "is_stopped"]
 
 SLOW_MACHINE_FACTOR = 4
+# An endless loop passes primitives far faster than this, an actor under heavy stalls far slower.
+LOOP_PRIMITIVES_PER_S_MIN = 1000
+RUNS = "runs without progress"
 OWN_GAP_S = 1.0  # a parent that was away for so long cannot blame others
 # So many looks in a row must find a process stopped: Ctrl-Z and its end reach all of them, but not at one moment.
 STOPPED_LOOKS = 4
@@ -58,6 +61,7 @@ class _Seen:
     retries: int = 0
     since: float = 0.0
     retries_at_since: int = 0
+    passed_at_since: int = 0
     sampled_at: float = 0.0
     cpu_s: float = 0.0
     switches: int = 0
@@ -126,6 +130,8 @@ class Watch:
             full = self._full_ring(live)
             if full:
                 return None, f"the log cannot keep up: the ring of {full} has been full for {quiet_s:.0f} s and stops its actor"
+            if self._held_up_by_noise(member, quiet_s):
+                continue
             if not starved:
                 return self._finding(member, self._reason(member), now_ns), ""
             # Whoever waits may wait for the one that got no CPU.
@@ -133,6 +139,15 @@ class Watch:
                 who = f"{starved[0].name} (pid {starved[0].pid})"
                 return None, f"no progress for {quiet_s:.0f} s while {who} got no CPU: the machine is too slow or too full"
         return None, ""
+
+    def _passed(self, actor: int) -> int:
+        """Primitives that the actor has passed; counted in instrumented builds alone."""
+        return int(self._vm.site[actor, :, :, 0].sum())
+
+    def _held_up_by_noise(self, member: Member, quiet_s: float) -> bool:
+        """Does it neither wait nor retry, but pass primitives as slowly as only our own pauses make it?"""
+        passed = self._passed(member.actor or 0) - self._seen[member.name].passed_at_since
+        return self._reason(member) == RUNS and 0 < passed < LOOP_PRIMITIVES_PER_S_MIN * quiet_s
 
     def _full_ring(self, live: list[Member]) -> str:
         """An actor that waits for the drain: its silence says nothing about the protocol."""
@@ -151,6 +166,7 @@ class Watch:
         if progress != seen.progress or self._done_with_its_work(member):
             seen.progress, seen.since = progress, now
             seen.retries_at_since = int(self._vm.actor.retries[member.actor])
+            seen.passed_at_since = self._passed(member.actor or 0)
         return now - seen.since
 
     def _starved(self, member: Member, now: float) -> bool:
@@ -188,7 +204,7 @@ class Watch:
         if waits_for:
             return f"waits for {waits_for}"
         retries = int(self._vm.actor.retries[actor]) - self._seen[member.name].retries_at_since
-        return f"made {retries} retries and no progress" if retries > 0 else "runs without progress"
+        return f"made {retries} retries and no progress" if retries > 0 else RUNS
 
     def _finding(self, member: Member, reason: str, now_ns: int) -> Finding:
         others = "; ".join(

@@ -60,7 +60,8 @@ def test_violation_tells_its_story() -> None:
     )
     assert line == (
         "VIOLATION stale-use [I3]: vcpu3 used gfn 0x1f2 -> pfn 0x88 (slot 2, incarnation 7, root 3) at 1.234567 s: "
-        "slot 2 was gone; the other actor is ctl; DELETE or MOVE had returned by 1.234000 s; 2 findings; and the harness: x (run runs/x)"
+        "slot 2 was gone; the other actor is ctl; DELETE or MOVE had returned by 1.234000 s; "
+        "2 findings; and the harness: x (run runs/x)"
     )
 
 
