@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from model.constants import PHASE_DONE, PHASE_RUNNING
+from model.constants import LOG_ALL, LOG_WINDOW, PHASE_DONE, PHASE_RUNNING
 from model.layout import ACTOR_CTL, ACTOR_RCU, empty_vm, views
 from stress.engine import watch as module
 from stress.engine.process import FieldTable
@@ -31,6 +31,8 @@ class Stage:
         monkeypatch.setattr(module, "_cpu_use", lambda pid: tuple(self.cpu[pid]))
         record = empty_vm()
         self.vm = views(record)
+        self.vm.cfg.log_policy[0] = LOG_WINDOW
+        self.vm.cfg.ring_slots[0] = 16
         actors = {"vcpu0": 0, "vcpu1": 1, "ctl": ACTOR_CTL, "rcu": ACTOR_RCU}
         self.members = [
             Member(name, actor, SimpleNamespace(pid=number, exitcode=None)) for number, (name, actor) in enumerate(actors.items())
@@ -158,3 +160,24 @@ def test_stopped():
         process.kill()
         process.wait()
     assert not is_stopped(process.pid)
+
+
+def test_a_full_ring_is_the_logs_trouble(stage):
+    """An actor that waits for the drain says nothing about the protocol; under `window` nobody ever waits for it."""
+    stage.vm.actor.ring_head[0] = 16
+    assert stage.look(HANG_S / 2) == (None, "")
+    stage.vm.cfg.log_policy[0] = LOG_ALL
+    finding, trouble = stage.look(3 * HANG_S, vcpu0="spins")
+    assert finding is None
+    assert trouble.startswith("the log cannot keep up: the ring of vcpu0 has been full")
+
+
+@pytest.mark.parametrize(("per_look", "hangs"), [(10, False), (100_000, True)])
+def test_heavy_stalls_are_no_endless_loop(stage, per_look, hangs):
+    """Who passes primitives as slowly as only pauses make it is held up by us; a loop passes them by the thousand."""
+    for _ in range(20):
+        stage.vm.site[0, 0, 1, 0] += per_look
+        verdict = stage.look(LOOK_S, vcpu0="spins")
+        if verdict != (None, ""):
+            break
+    assert (verdict != (None, "")) == hangs
