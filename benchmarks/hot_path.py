@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _ACCESS_PAGES = 128  # all of them fit the TLB
-_FAULT_PAGES = 2048
+_FAULT_PAGES = 1536  # what a zap of them logs, two records each, fits the ring
 _TLB_ENTRIES = 256
+_RING_SLOTS = 4096
+_PATIENCE_S = 300.0  # for a contender's next answer, a compilation included
 _ENTRIES_A_CALL = 20  # times into the guest
 _ACCESSES_AN_ENTRY = 4096  # the default of accesses_per_entry_max
 _FAULT_CALLS = 20
@@ -69,7 +71,7 @@ def _set_up(npages: int) -> Any:
         check_level="use",
         log_policy="sampled",
         log_sample=64,
-        ring_slots=4096,
+        ring_slots=_RING_SLOTS,
     )
     setup_vm(vm, settings)
     userspace_create(vm, ACTOR_CTL, 0)
@@ -200,16 +202,22 @@ def main(arguments: list[str] | None = None) -> None:
         mine, theirs = forks.Pipe()
         forks.Process(target=_serve, args=(theirs, make, calls), daemon=True).start()
         theirs.close()
-        mine.recv()
+        _answer(mine)
         pipes.append(mine)
     samples: list[list[dict[str, _Sample]]] = [[] for _ in pipes]
     for _ in range(rounds):
         for pipe, measured in zip(pipes, samples, strict=True):
             pipe.send("measure")
-            measured.append(pipe.recv())
+            measured.append(_answer(pipe))
     for pipe in pipes:
         pipe.send(None)
     _print(samples)
+
+
+def _answer(pipe: Any) -> Any:
+    if not pipe.poll(_PATIENCE_S):
+        raise RuntimeError(f"a contender has not answered for {_PATIENCE_S:.0f} s")
+    return pipe.recv()
 
 
 def _print(samples: list[list[dict[str, _Sample]]]) -> None:

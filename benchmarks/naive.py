@@ -193,7 +193,7 @@ class NaiveGuest:
             self._count("sptes_set")
         if old & _PRESENT and not new & _PRESENT:
             self._count("sptes_zapped")
-            if old & _DIRTY:
+            if old & (_ACCESSED | _DIRTY):
                 self._writeback(gfn, old)
 
     def _writeback(self, gfn: int, spte: int) -> None:

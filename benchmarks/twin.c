@@ -34,6 +34,7 @@ static int64_t cmpxchg(int64_t *p, int64_t old, int64_t new)
 }
 
 #define ROOT_SHIFT 40
+#define LONG_STAY_MASK 4095
 
 static _Noreturn void die(void)
 {
@@ -61,8 +62,12 @@ static void trace(struct vm *vm, int64_t me, int64_t kind, int64_t gfn, int64_t 
 	int64_t slots = vm->cfg[0].ring_slots;
 	int64_t *record;
 
-	if (vm->cfg[0].log_policy != LOG_WINDOW && head - LOAD_ACQUIRE(vm->actor[me].ring_tail) >= slots)
+	if (vm->cfg[0].log_policy == LOG_WINDOW) {
+		if (LOAD(vm->run[0].frozen))
+			return;
+	} else if (head - LOAD_ACQUIRE(vm->actor[me].ring_tail) >= slots) {
 		die();
+	}
 	record = vm->ring[me][head & (slots - 1)];
 	record[0] = now();
 	record[1] = kind;
@@ -208,9 +213,10 @@ static int64_t guest_run(struct vm *vm, int64_t me)
 	int64_t gfn = vm->vcpu[me].retry_gfn;
 	bool write = vm->vcpu[me].retry_write;
 	int64_t left = vm->cfg[0].accesses_per_entry_max;
+	int64_t counted = left;
 	int64_t reason = EXIT_VOLUNTARY;
 
-	for (; left > 0; left--) {
+	while (left > 0) {
 		if (LOAD_ACQUIRE(vm->actor[me].ipi_sent) != vm->actor[me].ipi_acked) {
 			reason = EXIT_IPI;
 			break;
@@ -235,13 +241,22 @@ static int64_t guest_run(struct vm *vm, int64_t me)
 			break;
 		}
 		gfn = -1;
+		left--;
+		if (!(left & LONG_STAY_MASK)) {
+			vm->vcpu[me].accesses += counted - left;
+			vm->actor[me].progress++;
+			counted = left;
+			if (LOAD_ACQUIRE(vm->run[0].stop))
+				break;
+		}
 	}
 	vm->actor[me].rng = rng;
 	vm->vcpu[me].retry_gfn = gfn;
 	vm->vcpu[me].retry_write = write;
-	vm->vcpu[me].accesses += vm->cfg[0].accesses_per_entry_max - left;
-	if (left < vm->cfg[0].accesses_per_entry_max)
+	if (left < counted) {
+		vm->vcpu[me].accesses += counted - left;
 		vm->actor[me].progress++;
+	}
 	return reason;
 }
 
@@ -470,7 +485,7 @@ static void handle_changed_spte(struct vm *vm, int64_t me, struct vm_iter *iter,
 		vm->counter[me][C_SPTES_SET]++;
 	if (is_present(old) && !is_present(new)) {
 		vm->counter[me][C_SPTES_ZAPPED]++;
-		if (vm->cfg[0].ad_writeback && old & SPTE_DIRTY)
+		if (vm->cfg[0].ad_writeback && old & (SPTE_ACCESSED | SPTE_DIRTY))
 			mmu_writeback(vm, me, iter->gfn, iter->root, old);
 	}
 	if (is_present(old) && is_present(new) && spte_to_pfn(old) != spte_to_pfn(new) && vm->cfg[0].check_level > 0)

@@ -32,6 +32,7 @@ __all__ = [
     "CTX_SPIN_LOOPS",
     "CTX_STALL",
     "CTX_STALL_US",
+    "CTX_TIMESPEC",
     "CTX_WAIT",
     "CTX_WEIGHT_SPIN",
     "CTX_WEIGHT_TOTAL",
@@ -45,6 +46,7 @@ CONTEXT_WORDS = 64
 CTX_BASE = 0  # address of the shared record
 CTX_CLOCK = 1  # 0: cycle counter, 1: clock_gettime(CLOCK_MONOTONIC)
 CTX_WAIT = 2  # address of this actor's wait_word, 0: nowhere to write
+CTX_TIMESPEC = 4  # two words that clock_gettime() writes
 # Perturbation (model/perturb.py). Probabilities are scaled to 2**32.
 CTX_COUNTDOWN = 8  # primitives until the next disturbance
 CTX_PERIOD = 9  # twice the mean distance of disturbances in primitives; 0: none

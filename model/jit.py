@@ -91,7 +91,8 @@ class _PartCompiler(Compiler):
         super().__init__(typing, target, library, args, return_type, flags, variables)
 
 
-JIT_OPTIONS: dict[str, Any] = {"pipeline_class": _PartCompiler}
+# error_model: no division here is by zero, and code that cannot raise needs no status returned.
+JIT_OPTIONS: dict[str, Any] = {"pipeline_class": _PartCompiler, "error_model": "numpy"}
 
 
 def kernel(function: _F) -> _F:

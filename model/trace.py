@@ -15,16 +15,18 @@ import numpy as np
 from numba.extending import overload
 
 from model.constants import LOG_SAMPLED, LOG_WINDOW
-from model.context import CTX_CLOCK
+from model.context import CTX_CLOCK, CTX_TIMESPEC
 from model.jit import JIT_OPTIONS
 from model.layout import Vm
 from model.native import (
     clock_gettime,
+    context_address,
     context_get,
     cycle_counter,
     native_load,
     native_load_acquire,
     native_store_release,
+    peek,
     usleep,
 )
 
@@ -61,9 +63,11 @@ def _now() -> Any:
     def native() -> Any:
         if context_get(CTX_CLOCK) == 0:
             return cycle_counter()
-        spec = np.empty(2, np.int64)
-        clock_gettime(np.int32(_CLOCK_MONOTONIC), spec.ctypes.data)
-        return spec[0] * _NS_PER_S + spec[1]
+        # Not into an array of its own: an allocation may fail, and then every caller up to the entry point would have to
+        # pass the failure on.
+        spec = context_address(CTX_TIMESPEC)
+        clock_gettime(np.int32(_CLOCK_MONOTONIC), spec)
+        return peek(spec) * _NS_PER_S + peek(spec + 8)
 
     return native
 

@@ -162,9 +162,7 @@ def _cache_folder(sources: str, *, instrumented: bool) -> Path | None:
 
 
 def _toolchain() -> str:
-    # Numba's index names the files by their place: two checkouts of the same source share nothing.
-    place = next(iter(model.__path__))
-    parts = (numba.__version__, platform.machine(), binding.get_host_cpu_name(), sys.version.split()[0], place)
+    parts = (numba.__version__, platform.machine(), binding.get_host_cpu_name(), sys.version.split()[0])
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
 

@@ -51,7 +51,7 @@ warmup_accesses = 200
 dwell_ms_max = 5
 
 [run]
-duration = "1s"
+duration = "500ms"
 """
 NOISE = (
     "perturb.probability=0.002",

@@ -115,12 +115,12 @@ def test_every_source_file_counts(checkout, monkeypatch):
     assert len(seen) == len(files) + 2 > 30
 
 
-def test_builds_have_folders_of_their_own(tmp_path, monkeypatch):
+def test_builds_have_folders_of_their_own(checkout, tmp_path, monkeypatch):
     """Switches, sources and the place of the sources each make another folder: Numba's index names the files it came from."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folders = {compiled._cache_folder("a", instrumented=noisy) for noisy in (False, True)}
     folders.add(compiled._cache_folder("b", instrumented=False))
-    monkeypatch.setattr(compiled.model, "__path__", [str(tmp_path / "elsewhere")])
+    monkeypatch.setattr(compiled.model, "__path__", [str(checkout / "model")])
     folders.add(compiled._cache_folder("a", instrumented=False))
     assert len(folders) == 4
 
