@@ -14,6 +14,10 @@ from __future__ import annotations
 from model.atomics import load, store
 from model.constants import (
     C_HALVES_DISAGREED,
+    EV_FLUSH_SHADOW_BEGIN,
+    EV_FLUSH_SHADOW_END,
+    EV_ZAP_BACK_BEGIN,
+    EV_ZAP_BACK_END,
     KVM_X86_QUIRK_SLOT_ZAP_ALL,
     VARIANT_HELD,
     VARIANT_SPLIT,
@@ -30,6 +34,7 @@ from model.mmu import (
 from model.mutations import BACK_HALF_AFTER_COMMIT, RETURN_BEFORE_BACK_HALF, planted
 from model.oracle import check_flush_returned
 from model.tdp_mmu import kvm_mmu_zap_memslot_pages_and_flush, kvm_tdp_mmu_unmap_gfn_range, tdp_mmu_zap_scheduled_roots
+from model.trace import trace
 
 __all__ = ["kvm_arch_flush_shadow_memslot", "kvm_memslot_flush_zap_all"]
 
@@ -118,7 +123,9 @@ def _flush_held(vm: Vm, me: int, slot: int) -> int:
     write_lock(vm, me, vm.mmu_lock)
     if zap_all:
         kvm_mmu_zap_all_fast_front_half(vm, me)
+        trace(vm, me, EV_ZAP_BACK_BEGIN, -1, -1, -1, -1, -1, -1)
         tdp_mmu_zap_scheduled_roots(vm, me, False)
+        trace(vm, me, EV_ZAP_BACK_END, -1, -1, -1, -1, -1, -1)
     else:
         flush = _kvm_unmap_gfn_range(vm, me, slot)
         kvm_mmu_zap_memslot_pages_and_flush(vm, me, flush)
@@ -129,6 +136,21 @@ def _flush_held(vm: Vm, me: int, slot: int) -> int:
 @kernel
 def _ran(front: bool, back: bool) -> int:
     return (1 if front else 0) | (2 if back else 0)
+
+
+@kernel
+def _trace_flush(vm: Vm, me: int, kind: int, slot: int) -> None:
+    trace(
+        vm,
+        me,
+        kind,
+        vm.slot.base_gfn[slot],
+        -1,
+        vm.slot.hva[slot],
+        vm.slot.incarnation[slot],
+        vm.slot.npages[slot],
+        vm.slot.id[slot],
+    )
 
 
 @kernel
@@ -144,6 +166,7 @@ def kvm_arch_flush_shadow_memslot(vm: Vm, me: int, slot: int) -> None:
 
     Source: kvm_arch_flush_shadow_memslot(), with kvm_mmu_zap_memslot() folded in, June 2026.
     """
+    _trace_flush(vm, me, EV_FLUSH_SHADOW_BEGIN, slot)
     store(vm.kvm.zapping, 0, 1)
     variant = vm.cfg.variant[0]
     if variant == VARIANT_SPLIT:
@@ -155,6 +178,7 @@ def kvm_arch_flush_shadow_memslot(vm: Vm, me: int, slot: int) -> None:
     else:
         ran = _flush_unsplit(vm, me, slot)
     store(vm.kvm.zapping, 0, 0)
+    _trace_flush(vm, me, EV_FLUSH_SHADOW_END, slot)
     front_ran = ran & 1 != 0
     back_ran = ran & 2 != 0
     if front_ran != back_ran:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from model.atomics import cmpxchg, fetch_add, fetch_and, fetch_or, load, load_acquire, nap_us, store, store_release
-from model.constants import C_LOCK_WAITS, EV_LOCK_ACQUIRE, EV_LOCK_RELEASE
+from model.constants import C_LOCK_WAITS, EV_CONTENTION_BEGIN, EV_LOCK_ACQUIRE, EV_LOCK_RELEASE
 from model.jit import kernel
 from model.layout import Vm
 from model.lockdep import LOCK_MMU_READ, LOCK_MMU_WRITE, lockdep_acquired, lockdep_check_order, lockdep_release
@@ -43,15 +43,25 @@ _MODE_EXCLUSIVE = 2
 
 
 @kernel
-def _queue(vm: Vm, me: int, lock: Any) -> None:
-    """Take a ticket and wait for its turn: arch_spin_lock(&lock->wait_lock)."""
-    ticket = fetch_add(lock.ticket_next, 0, 1)
+def _contended(vm: Vm, me: int, lock_id: int, mode: int) -> None:
+    """The lock cannot be had at once: trace_contention_begin()."""
+    trace(vm, me, EV_CONTENTION_BEGIN, -1, -1, -1, -1, lock_id, mode)
+
+
+@kernel
+def _wait_for_turn(vm: Vm, me: int, lock: Any, ticket: int) -> None:
     owner = load_acquire(lock.ticket_owner, 0)
     if owner != ticket:
         vm.counter[me, C_LOCK_WAITS] += 1
     while owner != ticket:
         wait_while(vm, me, lock.ticket_owner, 0, owner)
         owner = load_acquire(lock.ticket_owner, 0)
+
+
+@kernel
+def _queue(vm: Vm, me: int, lock: Any) -> None:
+    """Take a ticket and wait for its turn: arch_spin_lock(&lock->wait_lock)."""
+    _wait_for_turn(vm, me, lock, fetch_add(lock.ticket_next, 0, 1))
 
 
 @kernel
@@ -65,7 +75,10 @@ def spin_lock(vm: Vm, me: int, lock: Any) -> None:
     """Take a spinlock, in ticket order."""
     lock_id = lock.lock_id[0]
     lockdep_check_order(vm, me, lock_id)
-    _queue(vm, me, lock)
+    ticket = fetch_add(lock.ticket_next, 0, 1)
+    if load_acquire(lock.ticket_owner, 0) != ticket:
+        _contended(vm, me, lock_id, _MODE_EXCLUSIVE)
+        _wait_for_turn(vm, me, lock, ticket)
     lockdep_acquired(vm, me, lock_id)
     store(lock.owner, 0, me + 1)
     trace(vm, me, EV_LOCK_ACQUIRE, -1, -1, -1, -1, lock_id, _MODE_EXCLUSIVE)
@@ -100,6 +113,7 @@ def read_lock(vm: Vm, me: int, lock: Any) -> None:
     if (fetch_add(lock.cnts, 0, QR_BIAS) & (QW_LOCKED | QW_WAITING)) != 0:
         # Somebody writes or is about to: step back and queue behind him.
         fetch_add(lock.cnts, 0, -QR_BIAS)
+        _contended(vm, me, LOCK_MMU_READ, _MODE_READ)
         _queue(vm, me, lock)
         cnts = fetch_add(lock.cnts, 0, QR_BIAS) + QR_BIAS
         while (cnts & QW_LOCKED) != 0:
@@ -123,6 +137,7 @@ def write_lock(vm: Vm, me: int, lock: Any) -> None:
     """queued_write_lock(): own the lock; while waiting, no new reader gets in."""
     lockdep_check_order(vm, me, LOCK_MMU_WRITE)
     if cmpxchg(lock.cnts, 0, 0, QW_LOCKED) != 0:
+        _contended(vm, me, LOCK_MMU_WRITE, _MODE_WRITE)
         _queue(vm, me, lock)
         if cmpxchg(lock.cnts, 0, 0, QW_LOCKED) != 0:
             cnts = fetch_or(lock.cnts, 0, QW_WAITING) | QW_WAITING

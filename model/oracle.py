@@ -65,7 +65,7 @@ def guest_touch(vm: Vm, me: int, gfn: int, root: int, spte: int, write: bool, tl
     retired = _retired(vm, incarnation)
     tag = load(vm.frame_tag, pfn)
     foreign = tag != vm.live.backing[incarnation & (MAX_PLACES - 1)]
-    flags = (1 if write else 0) | (2 if retired else 0) | (4 if tlb_hit else 0)
+    flags = (1 if write else 0) | (2 if retired else 0) | (4 if tlb_hit else 0) | (8 if foreign else 0)
     if retired or foreign:
         # Logged whatever the policy samples, and before the finding freezes the window.
         trace(vm, me, EV_GUEST_ACCESS, gfn, root, pfn, incarnation, tag, flags)
@@ -83,10 +83,11 @@ def mmu_writeback(vm: Vm, me: int, gfn: int, root: int, spte: int) -> None:
     retired = _retired(vm, incarnation)
     tag = load(vm.frame_tag, pfn)
     vm.counter[me, C_WRITEBACKS] += 1
-    trace(vm, me, EV_WRITEBACK, gfn, root, pfn, incarnation, tag, 1 if retired else 0)
+    foreign = tag != vm.live.backing[incarnation & (MAX_PLACES - 1)]
+    trace(vm, me, EV_WRITEBACK, gfn, root, pfn, incarnation, tag, (1 if retired else 0) | (2 if foreign else 0))
     if retired:
         report(vm, me, STALE_WRITEBACK, 2, gfn, pfn, incarnation, root, -1, DETAIL_RETIRED, tag)
-    elif tag != vm.live.backing[incarnation & (MAX_PLACES - 1)]:
+    elif foreign:
         report(vm, me, STALE_WRITEBACK, 2, gfn, pfn, incarnation, root, -1, DETAIL_TAG, tag)
 
 

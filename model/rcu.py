@@ -11,6 +11,8 @@ from typing import Any
 
 from model.atomics import cmpxchg, fetch_add, load, load_acquire, smp_mb, store, xchg
 from model.constants import (
+    EV_RCU_GP_BEGIN,
+    EV_RCU_GP_END,
     EV_SRCU_LOCK,
     EV_SRCU_SYNC_BEGIN,
     EV_SRCU_SYNC_END,
@@ -159,7 +161,9 @@ def rcu_thread(vm: Vm, me: int) -> None:
             vm.sp.next[batch] = oldest
             oldest = batch
             batch = following
+        trace(vm, me, EV_RCU_GP_BEGIN, -1, -1, -1, -1, -1, -1)
         synchronize_rcu(vm, me)
+        trace(vm, me, EV_RCU_GP_END, -1, -1, -1, -1, -1, -1)
         while oldest != 0:
             following = vm.sp.next[oldest]
             free_page(vm, me, oldest)

@@ -16,6 +16,8 @@ from model.atomics import cmpxchg, fetch_add, fetch_and, fetch_or, load, load_ac
 from model.constants import (
     C_REMOTE_TLB_FLUSHES,
     EV_IPI_SEND,
+    EV_REQUEST_CLEAR,
+    EV_REQUEST_DONE,
     EV_REQUEST_SET,
     EXITING_GUEST_MODE,
     IN_GUEST_MODE,
@@ -50,6 +52,7 @@ def kvm_check_request(vm: Vm, vcpu: int, request: int) -> bool:
         return False
     fetch_and(vm.vcpu.requests, vcpu, ~(1 << request))
     smp_mb()
+    trace(vm, vcpu, EV_REQUEST_CLEAR, -1, -1, -1, -1, request, -1)
     return True
 
 
@@ -97,6 +100,7 @@ def kvm_make_all_cpus_request(vm: Vm, me: int, request: int, wait: bool) -> None
             while acked < vm.cpumask[me, vcpu]:
                 wait_while(vm, me, vm.actor.ipi_acked, vcpu, acked)
                 acked = load_acquire(vm.actor.ipi_acked, vcpu)
+    trace(vm, me, EV_REQUEST_DONE, -1, -1, -1, -1, request, -1)
     if vm.cfg.check_level[0] > 0:
         for vcpu in range(vm.cfg.nr_vcpus[0]):
             before = vm.snapshot[me, vcpu]

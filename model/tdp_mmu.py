@@ -14,6 +14,8 @@ from model.constants import (
     C_SPTES_SET,
     C_SPTES_ZAPPED,
     EV_ROOT_INVALIDATE,
+    EV_ROOT_ZAP_BEGIN,
+    EV_ROOT_ZAP_END,
     EV_SPTE_CHANGE,
     EV_ZAP_LEAFS_BEGIN,
     EV_ZAP_LEAFS_END,
@@ -393,6 +395,7 @@ def tdp_mmu_zap_scheduled_roots(vm: Vm, me: int, shared: bool) -> None:
     while root != 0:
         if load(vm.sp.scheduled_to_zap, root) != 0:  # K2
             store(vm.sp.scheduled_to_zap, root, 0)
+            trace(vm, me, EV_ROOT_ZAP_BEGIN, -1, root, -1, -1, -1, -1)
             if vm.sp.role_invalid[root] == 0 and vm.cfg.check_level[0] > 0:
                 report(vm, me, INVARIANT, 9, -1, -1, -1, root, -1, DETAIL_SCHEDULED_BUT_VALID, 0)
             # Deliberate bug (put-before-zap): K4 before K3.
@@ -401,6 +404,7 @@ def tdp_mmu_zap_scheduled_roots(vm: Vm, me: int, shared: bool) -> None:
                 vm.sp.zapping[root] = 1
                 kvm_tdp_mmu_put_root(vm, me, root)
             tdp_mmu_zap_root(vm, me, root, shared)  # K3
+            trace(vm, me, EV_ROOT_ZAP_END, -1, root, -1, -1, -1, -1)
             check_root_empty(vm, me, root, 7)
             if not put_first:
                 kvm_tdp_mmu_put_root(vm, me, root)  # K4

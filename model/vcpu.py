@@ -20,6 +20,7 @@ from model.constants import (
     EV_HALT,
     EV_KVM_ENTRY,
     EV_KVM_EXIT,
+    EV_VCPU_DESTROY,
     EXIT_CANCELLED,
     EXIT_FAULT,
     EXIT_IPI,
@@ -256,6 +257,7 @@ def vcpu_main(vm: Vm, me: int) -> None:
     kvm_mmu_unload(vm, me)
     srcu_read_unlock(vm, me)
     drain_memory_caches(vm, me)
+    trace(vm, me, EV_VCPU_DESTROY, -1, -1, -1, -1, -1, -1)
     vm.actor.progress[me] += 1
     fetch_add(vm.run.vcpus_running, 0, -1)
     # A kick may still be on its way: keep acknowledging until the VM is gone.

@@ -391,6 +391,10 @@ class _Run:
             control.emit("finding", **fields)
         counters = result.counters
         control.emit("slot_ops", creates=counters["creates"], deletes=counters["deletes"], moves=counters["moves"])
+        control.emit("counters", **counters)
+        for name, wanted in msgspec.structs.asdict(self._config.evidence).items():
+            if wanted:
+                control.emit("evidence", counter=name, counted=counters[name], wanted=wanted)
         if report is not None:
             control.log_closed(report)
         control.emit("verdict", verdict=result.verdict.value, reason=result.reason)

@@ -59,6 +59,12 @@ CONTROL_EVENTS: dict[str, dict[str, str]] = {
         "logged": "events in closed files, all actors",
         "lost": "events that should be in the files and are not",
     },
+    "counters": {},
+    "evidence": {
+        "counter": "name of the counter",
+        "counted": "what the run counted",
+        "wanted": "what evidence.<counter> asks for",
+    },
     "verdict": {"verdict": "the run's verdict", "reason": "one line that says why"},
 }
 

@@ -45,7 +45,7 @@ __all__ = ["Rings", "decode"]
 
 Words = npt.NDArray[np.int64]
 
-_NULLABLE = tuple(COLUMNS)[3:]
+_FREE_WORDS = tuple(COLUMNS)[3:]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def decode(record: Words, clock: Clock | None = None) -> dict[str, Any]:
         event["kind"] = kind.label
         fields = FIELDS[kind]
     by_column = {field.column: field for field in fields}
-    for column, word in zip(_NULLABLE, words[WORD_GFN:], strict=True):
+    for column, word in zip(_FREE_WORDS, words[WORD_GFN:], strict=True):
         if word != NULL:
             field = by_column.get(column, Field(column, column, ""))
             event[field.name] = _named(field, word)

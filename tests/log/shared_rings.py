@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from stress.log.drain import status_words
 from stress.log.events import Clock
 from stress.log.ring import Rings
-from stress.log.schema import COLUMNS, NULL, RECORD_WORDS, WORD_KIND, WORD_TIME, Kind
+from stress.log.schema import COLUMNS, RECORD_WORDS, WORD_KIND, WORD_TIME, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,14 +101,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def read_rows(folder: Path, actor: str) -> dict[str, Any]:
-    """All rows of an actor's closed files, column by column, null as -1."""
+    """All rows of an actor's closed files, column by column."""
     files = sorted(folder.glob(f"{actor}-*.parquet"))
     # Without threads, beside which later tests could not fork.
     tables = [pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False).read(use_threads=False) for file in files]
-    return {
-        name: np.concatenate([np.asarray(table[name].fill_null(NULL)) for table in tables] or [np.empty(0, np.int64)])
-        for name in COLUMNS
-    }
+    return {name: np.concatenate([np.asarray(table[name]) for table in tables] or [np.empty(0, np.int64)]) for name in COLUMNS}
 
 
 def assert_numbered(rows: dict[str, Any], first: int, n: int) -> None:
