@@ -22,8 +22,11 @@ LAYERS: dict[str, set[str]] = {
     "stress.errors": {"stress.verdict"},
     "stress.config": {"stress.errors", "model.layout", "model.mutations"},
     "stress.log": {"stress.errors"},
-    "stress.engine": {"stress", "stress.config", "stress.errors", "stress.log", "stress.verdict", "model"},
+    "stress.buildcache": set(),
+    "stress.check": {"stress.buildcache", "stress.errors", "stress.log", "stress.verdict"},
+    "stress.engine": {"stress", "stress.buildcache", "stress.config", "stress.errors", "stress.log", "stress.verdict", "model"},
     "stress.report": {
+        "stress.check",
         "stress.config",
         "stress.engine",
         "stress.errors",
@@ -31,20 +34,39 @@ LAYERS: dict[str, set[str]] = {
         "stress.verdict",
         "model.layout",
     },
-    "stress.cli": {"stress", "stress.config", "stress.engine", "stress.errors", "stress.report", "stress.verdict"},
+    "stress.cli": {
+        "stress",
+        "stress.check",
+        "stress.config",
+        "stress.engine",
+        "stress.errors",
+        "stress.log",
+        "stress.report",
+        "stress.verdict",
+    },
 }
 
 # The model does no I/O and starts no process; the log knows nothing of how events come about.
 FORBIDDEN = {
     "model": {"multiprocess", "multiprocessing", "psutil", "pyarrow", "rich", "structlog", "subprocess", "typer"},
-    "stress.log": {"greenlet", "llvmlite"},
+    "stress.log": {"greenlet", "llvmlite", "numba"},
+    "stress.check": {"greenlet", "multiprocess", "psutil"},
     "stress.config": {"numba", "llvmlite", "greenlet"},
     "stress.report": {"numba", "llvmlite", "greenlet"},
     "stress.cli": {"numba", "llvmlite", "greenlet"},
 }
 
 # The only modules that speak to the compiler; everything else marks its functions through model.jit.
-NUMBA_MODULES = {"model.atomics", "model.context", "model.jit", "model.native", "model.trace", "stress.engine.compiled"}
+NUMBA_MODULES = {
+    "model.atomics",
+    "model.context",
+    "model.jit",
+    "model.native",
+    "model.trace",
+    "stress.buildcache",
+    "stress.check.compiled",
+    "stress.engine.compiled",
+}
 
 
 def module_name(path: Path) -> str:

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from typer.testing import CliRunner
 
 from model.lockdep import LOCK_NAMES
 from model.mutations import MUTATIONS
+from stress.check import rules as checked
 from stress.cli import app
 from stress.engine.outcome import DETAILS
 
@@ -72,16 +76,77 @@ def created_by_example(page: Path) -> set[str]:
     return {shlex.split(line)[2] for line in fenced_lines(page) if line.startswith("cp ")}
 
 
+# Run folders that pages name, and the scenario that makes one like it.
+RUN_FOLDER = "runs/2026-12-01T10-00-00-quick-7"
+RUN_FOLDERS = {
+    RUN_FOLDER: "configs/scenarios/quick.toml",
+    "runs/2026-12-01T10-20-00-request-without-ack-7": "configs/busted/request-without-ack.toml",
+}
+# A log may be of any verdict; whoever reads it has said so by the exit code.
+EXIT_CODES = {"check": {0, 1, 3}}
+
+
+@pytest.fixture(scope="session")
+def run_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Short runs with their whole logs, for the pages that read one."""
+    folders = {}
+    for name, scenario in RUN_FOLDERS.items():
+        out = tmp_path_factory.mktemp("runs")
+        options = ["--set", "log.policy=all", "--duration", "300ms", "--seed", "7", "--out", str(out)]
+        command = [sys.executable, "-m", "stress.cli", "run", scenario, *options]
+        subprocess.run(command, cwd=ROOT, check=False, capture_output=True)
+        folders[name] = str(next(out.iterdir()))
+    return folders
+
+
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=page_name)
-def test_every_command_is_accepted(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that a page shows can be typed as it stands; here it only plans."""
+def test_every_command_is_accepted(page: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """A command that a page shows can be typed as it stands; a run only plans, a reader reads a short run's folder."""
     monkeypatch.chdir(ROOT)
     for arguments in commands(page):
         if created_by_example(page) & set(arguments):
             continue
+        if RUN_FOLDERS.keys() & set(arguments):
+            folders = request.getfixturevalue("run_folders")
+            typed = [folders.get(argument, argument) for argument in arguments]
+            command = [sys.executable, "-m", "stress.cli", *typed]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+            assert done.returncode in EXIT_CODES.get(arguments[0], {0}), f"{shlex.join(arguments)}\n{done.stdout}{done.stderr}"
+            continue
         planned = arguments if "--dry-run" in arguments or arguments[0] != "run" else [*arguments, "--dry-run"]
         result = CliRunner().invoke(app, planned)
         assert result.exit_code == 0, f"{page_name(page)}: zaptorture {shlex.join(arguments)}\n{result.output}"
+
+
+def test_the_notebook_example_runs(run_folders: dict[str, str], tmp_path: Path) -> None:
+    """What the page tells a notebook's user to type judges the run and draws a picture."""
+    page = text_of(DOCS / "how-to" / "post-process-a-log.md")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    environment = os.environ | {"MPLBACKEND": "svg", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code.replace(RUN_FOLDER, run_folders[RUN_FOLDER])]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(("PASS", "INCONCLUSIVE"))
+    assert "<svg" in (tmp_path / "accesses.svg").read_text(encoding="utf-8")
+
+
+def rule_rows() -> list[list[str]]:
+    """The checker's rules as the reference page shows them."""
+
+    def order(detail: checked.Detail) -> tuple[int, int, str]:
+        return (0, int(detail.rule[1:]), "") if detail.rule.startswith("I") else (1, 0, detail.rule)
+
+    number = re.compile(r"\{a[^}]*\}")
+    return [
+        [detail.rule, detail.kind, number.sub("n", detail.sentence).replace("{lock}", "a lock")]
+        for detail in sorted(checked.DETAILS.values(), key=order)
+    ]
+
+
+def test_the_reference_lists_every_rule_of_the_checker() -> None:
+    """Each way to break a rule, with the sentence that a finding shows."""
+    documented = [row for row in rows(REFERENCE / "check.md") if re.fullmatch(r"I\d+|lockdep|oracle", row[0])]
+    assert documented == rule_rows()
 
 
 def test_commands_are_found() -> None:

@@ -9,8 +9,12 @@ from typing import Annotated
 import typer
 
 from stress import __version__
+from stress.cli.check import check
+from stress.cli.log import log
 from stress.cli.outcome import harness_error
+from stress.cli.query import query
 from stress.cli.run import run
+from stress.cli.stats import stats
 from stress.report.progress import Display
 
 __all__ = ["app", "main"]
@@ -23,6 +27,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(check)
+app.command()(log)
+app.command()(stats)
+app.command()(query)
 
 
 def main() -> None:

@@ -7,12 +7,7 @@ the code: all sources of the model and of the engines, the build's switches, Num
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
-import platform
-import shutil
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,24 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 import multiprocess
 import numba
-from llvmlite import binding
 
 import model
 import stress.engine
+from stress.buildcache import build_folder, sources_hash
 from stress.engine.process import enter_child
 from stress.engine.watch import ending, is_stopped
 from stress.errors import HarnessError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["CompiledModel", "load_model", "source_hash"]
 
-# Builds that are kept beside the current one; older ones are removed.
-BUILDS_KEPT = 8
 LOOK_S = 0.05
 
 
@@ -52,11 +46,11 @@ class CompiledModel:
 
 def source_hash() -> str:
     """A hash over every source file that compiled code can come from; 16 hex digits."""
-    digest = hashlib.sha256()
-    for package in (model, stress.engine):
-        for path in sorted(Path(next(iter(package.__path__))).glob("*.py")):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    return sources_hash([_folder(model), _folder(stress.engine)])
+
+
+def _folder(package: ModuleType) -> Path:
+    return Path(next(iter(package.__path__)))
 
 
 def load_model(
@@ -81,7 +75,7 @@ def load_model(
     Context: before any worker is forked, so that all share the code; once a process, for one build.
     """
     sources = source_hash()
-    folder = _cache_folder(sources, instrumented=instrumented)
+    folder = build_folder("noisy" if instrumented else "plain", sources, _folder(model) / "actors.py")
     if folder is not None:
         return _load_from(folder, record, sources, instrumented, on_message, interrupted)
     # Nowhere to keep it: compile for this process alone.
@@ -140,36 +134,3 @@ def _in_a_process_of_its_own(compile_or_load: Callable[[], None], interrupted: C
     if trouble or compiler.exitcode != 0:
         how = trouble or ending(compiler.exitcode)
         raise HarnessError(f"the model did not compile: compiler (pid {compiler.pid}) {how}.")
-
-
-def _cache_folder(sources: str, *, instrumented: bool) -> Path | None:
-    """The folder of this build, or None where nothing can be kept."""
-    # Numba's index also knows the entry point by its path and time: another checkout of the same sources is another build.
-    entry = Path(next(iter(model.__path__))).resolve() / "actors.py"
-    place = hashlib.sha256(f"{entry}\0{entry.stat().st_mtime_ns}".encode()).hexdigest()[:8]
-    key = f"{sources}-{'noisy' if instrumented else 'plain'}-{_toolchain()}-{place}"
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zaptorture"
-        folder = base / key
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.touch()
-        if os.access(folder, os.W_OK):
-            _forget_old_builds(base)
-            return folder
-    except (OSError, RuntimeError):  # RuntimeError: the user has no home
-        pass
-    return None
-
-
-def _toolchain() -> str:
-    parts = (numba.__version__, platform.machine(), binding.get_host_cpu_name(), sys.version.split()[0])
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
-
-
-def _forget_old_builds(base: Path) -> None:
-    ages = []
-    for path in base.iterdir():
-        with contextlib.suppress(OSError):  # another run removes old builds too
-            ages.append((path.stat().st_mtime, path))
-    for _, path in sorted(ages)[:-BUILDS_KEPT]:
-        shutil.rmtree(path, ignore_errors=True)

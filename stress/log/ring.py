@@ -26,17 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stress.log.schema import (
-    COLUMNS,
-    FIELDS,
-    NULL,
-    RECORD_WORDS,
-    WORD_GFN,
-    WORD_KIND,
-    WORD_TIME,
-    Field,
-    Kind,
-)
+from stress.log.naming import event_fields, kind_label, named_value
+from stress.log.schema import NULL, RECORD_WORDS, WORD_GFN, WORD_KIND, WORD_TIME
 
 if TYPE_CHECKING:
     from stress.log.events import Clock
@@ -44,8 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Rings", "decode"]
 
 Words = npt.NDArray[np.int64]
-
-_FREE_WORDS = tuple(COLUMNS)[3:]
 
 
 @dataclass(frozen=True)
@@ -144,10 +133,9 @@ class Rings:
 
 
 def decode(record: Words, clock: Clock | None = None) -> dict[str, Any]:
-    """One record as a dict for people: the kind's label and its fields by name.
+    """One record as a dict for people: the kind's label and its fields by name, as `stress/log/naming.py` gives them.
 
-    Codes become their names, masks the names of their bits joined by `|`. A column that the kind does not define is
-    shown under its own name when it is set, so that nothing is hidden.
+    A column that the kind does not define is shown under its own name when it is set, so that nothing is hidden.
 
     Args:
         record: the record, (8,).
@@ -158,23 +146,8 @@ def decode(record: Words, clock: Clock | None = None) -> dict[str, Any]:
         event: dict[str, Any] = {"time_ticks": words[WORD_TIME]}
     else:
         event = {"time_ns": int(clock.to_ns(record[WORD_TIME : WORD_TIME + 1])[0])}
-    fields: tuple[Field, ...] = ()
-    try:
-        kind = Kind(words[WORD_KIND])
-    except ValueError:
-        event["kind"] = f"unknown_{words[WORD_KIND]}"
-    else:
-        event["kind"] = kind.label
-        fields = FIELDS[kind]
-    by_column = {field.column: field for field in fields}
-    for column, word in zip(_FREE_WORDS, words[WORD_GFN:], strict=True):
+    event["kind"] = kind_label(words[WORD_KIND])
+    for field, word in zip(event_fields(words[WORD_KIND]), words[WORD_GFN:], strict=True):
         if word != NULL:
-            field = by_column.get(column, Field(column, column, ""))
-            event[field.name] = _named(field, word)
+            event[field.name] = named_value(field, word)
     return event
-
-
-def _named(field: Field, word: int) -> int | str:
-    if field.flags:
-        return "|".join(name for bit, name in enumerate(field.flags) if word >> bit & 1) or 0
-    return field.values.get(word, word)

@@ -12,6 +12,9 @@ cache line (64 bytes) is one event. The time is in raw clock ticks: the hot loop
 **SPTEs** in the arguments are words of the model. `SPTE_BITS` says which bits mean what, so that a reader needs no
 model: the pfn (or, in a non-leaf, the page of the next table) and the incarnation that the mapping carries.
 
+**Incarnations** grow, and those that are in use at the same time differ modulo `INCARNATION_PLACES`, so that a reader needs
+no more memory than that to tell the living from the retired.
+
 **Sampling.** Under the policy `sampled` only `guest_access` and `tlb_fill` are thinned out; all other kinds are whole.
 
 **Files.** `events/<actor>-<n>.parquet`, n counts from 0 (five digits, so that names sort). Columns, in this order:
@@ -57,6 +60,7 @@ __all__ = [
     "COLUMNS",
     "FIELDS",
     "FROZEN_SPTE",
+    "INCARNATION_PLACES",
     "METADATA_KEY",
     "NULL",
     "RECORD_WORDS",
@@ -101,6 +105,9 @@ SPTE_BITS: dict[str, tuple[int, int]] = {
     "incarnation": (22, 40),
 }
 FROZEN_SPTE = 0x5A0
+
+# Incarnations that are in use at the same time differ modulo this number. A later one is always larger.
+INCARNATION_PLACES = 16
 
 # The file's columns with their meaning; the record's words from gfn on keep their order behind the first three.
 COLUMNS: dict[str, str] = {

@@ -113,25 +113,3 @@ def test_every_source_file_counts(checkout, monkeypatch):
     (checkout / "model" / "new.py").write_bytes(b"")
     seen.add(compiled.source_hash())
     assert len(seen) == len(files) + 2 > 30
-
-
-def test_builds_have_folders_of_their_own(checkout, tmp_path, monkeypatch):
-    """Switches, sources and the place of the sources each make another folder: Numba's index names the files it came from."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folders = {compiled._cache_folder("a", instrumented=noisy) for noisy in (False, True)}
-    folders.add(compiled._cache_folder("b", instrumented=False))
-    monkeypatch.setattr(compiled.model, "__path__", [str(checkout / "model")])
-    folders.add(compiled._cache_folder("a", instrumented=False))
-    assert len(folders) == 4
-
-
-def test_old_builds_are_forgotten(tmp_path, monkeypatch):
-    """The cache does not grow for ever: the newest builds stay, the one in use among them."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for age in range(2 * compiled.BUILDS_KEPT):
-        old = tmp_path / "zaptorture" / f"old{age}"
-        old.mkdir(parents=True)
-        cmd.os.utime(old, (1000 - age, 1000 - age))
-    folder = compiled._cache_folder("a", instrumented=False)
-    left = {path.name for path in (tmp_path / "zaptorture").iterdir()}
-    assert left == {folder.name, *(f"old{age}" for age in range(compiled.BUILDS_KEPT - 1))}
