@@ -208,4 +208,6 @@ class ActorFile:
             column_encoding=dict.fromkeys(_GROWING, "DELTA_BINARY_PACKED"),
             write_statistics=list(_GROWING),
             write_page_checksum=True,
+            # One page a column and row group: the damaged header of a page cannot shift rows unnoticed.
+            max_rows_per_page=ROW_GROUP_ROWS,
         )

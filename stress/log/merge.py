@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The k-way merge of several actors' batches, by time, actor and seq, in bounded memory.
 
-One batch of each actor is held. What may leave is bounded by the actor whose batch ends first: all of its batch, and of
-every other actor the events that stand before that end. So each step uses one batch up.
+One batch of each actor is held. Each step looks a number of events ahead in every actor's batch; the earliest of these
+events is the end of the step: of that actor all up to it, and of every other actor what stands before it. So a step takes
+in no more than the events looked at, and each brings at least one actor on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Merged", "merge"]
 
+# Events of one step, all actors: of many actors' batches at once the merged copy would be as large again.
+STEP_EVENTS = 1 << 17
 KEEP_BLOCKS_BYTES = 1 << 24
 
 
@@ -50,7 +53,8 @@ def merge(batches: Mapping[int, Iterator[Batch]], columns: Sequence[str]) -> Ite
     for actor in sorted(batches):
         _refill(heads, actor, batches[actor])
     while heads:
-        end_ns, end_actor = min((head.last_ns, actor) for actor, head in heads.items())
+        ahead = max(1, STEP_EVENTS // len(heads))
+        end_ns, end_actor = min((head.time_ns(ahead), actor) for actor, head in heads.items())
         parts = [head.take(end_ns, inclusive=actor <= end_actor) for actor, head in heads.items()]
         yield _interleave([part for part in parts if len(part.times)], columns)
         del parts
@@ -75,11 +79,14 @@ class _Head:
         self._batch = batch
         self._times = batch.columns["time_ns"]
         self._start = 0
-        self.last_ns = int(self._times[-1])
 
     @property
     def empty(self) -> bool:
         return self._start == len(self._times)
+
+    def time_ns(self, ahead: int) -> int:
+        """The time of the event that is the `ahead`th from here, or of the last one."""
+        return int(self._times[min(self._start + ahead, len(self._times)) - 1])
 
     def take(self, end_ns: int, *, inclusive: bool) -> _Part:
         start = self._start

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stress.log import merge as merging
 from stress.log.merge import merge
 from stress.log.parquet import Batch
 
@@ -29,9 +32,9 @@ def lanes_of(cut_times):
     return lanes
 
 
-@given(LANES)
-def test_the_order_is_time_then_actor_then_seq(cut_times):
-    """However the actors' events are cut into batches, the merge equals a sort of them all; no event is lost or doubled."""
+@given(LANES, st.integers(1, 30))
+def test_the_order_is_time_then_actor_then_seq(cut_times, step_events):
+    """However the events are cut into batches and steps, the merge equals a sort of them all; no event is lost or doubled."""
     lanes = lanes_of(cut_times)
     expected = sorted(
         (int(time), actor, batch.first_seq + row)
@@ -40,7 +43,9 @@ def test_the_order_is_time_then_actor_then_seq(cut_times):
         for row, time in enumerate(batch.columns["time_ns"])
     )
     found = []
-    for part in merge({actor: iter(batches) for actor, batches in lanes.items()}, ("arg0", "time_ns")):
+    with mock.patch.object(merging, "STEP_EVENTS", step_events):
+        parts = list(merge({actor: iter(batches) for actor, batches in lanes.items()}, ("arg0", "time_ns")))
+    for part in parts:
         assert part.actor.dtype == np.int16
         assert list(part.columns) == ["arg0", "time_ns"]
         assert (part.columns["arg0"] == part.seq + 1000 * part.actor).all()
@@ -48,7 +53,7 @@ def test_the_order_is_time_then_actor_then_seq(cut_times):
     assert found == expected
 
 
-def test_one_batch_of_each_actor_is_held(monkeypatch):
+def test_one_batch_of_each_actor_is_held():
     """A batch is fetched when the one before it is used up, not earlier: this bounds the memory."""
     fetched = [0, 0]
 
@@ -62,3 +67,12 @@ def test_one_batch_of_each_actor_is_held(monkeypatch):
         given_out += len(part.actor)
         assert 10 * sum(fetched) <= given_out + 20
     assert given_out == 2000
+
+
+def test_a_step_of_many_actors_is_small():
+    """What is copied at once does not grow with the number of actors, if their times differ."""
+    lanes = {actor: iter([Batch(actor, "", 0, 0, {"time_ns": 64 * np.arange(1000) + actor})]) for actor in range(64)}
+    with mock.patch.object(merging, "STEP_EVENTS", 640):
+        sizes = [len(part.actor) for part in merge(lanes, ("time_ns",))]
+    assert sum(sizes) == 64_000
+    assert max(sizes) <= 640
