@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
+import signal
 import sys
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -21,13 +23,14 @@ from stress.log.query import Query
 from stress.report.progress import Display
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from stress.log.query import Rows
 
 __all__ = ["query"]
 
 PROBLEMS_SHOWN = 3
+SIGNALLED = 128  # what a shell adds to the signal's number
 CELL_WIDTH_MAX = 120
 NUMBERS = ("BIGINT", "DECIMAL", "DOUBLE", "FLOAT", "HUGEINT", "INTEGER", "SMALLINT", "TINYINT", "UBIGINT", "UHUGEINT", "UINTEGER")
 EXACT_BELOW = 1e15
@@ -51,7 +54,7 @@ def query(
     "show tables" lists the views, "describe events" the columns of one. Nothing can be written. What is wrong with the log
     goes to standard error. Exit codes: 0, 2 wrong use, wrong SQL or a damaged file, 4 too little memory or disk.
     """
-    with errors_become_lines(str(run), as_json=False):
+    with errors_become_lines(str(run), as_json=False), _termination_is_orderly():
         if layout not in _LAYOUTS:
             hint = did_you_mean(layout, _LAYOUTS)
             raise UsageError(f'--format = "{layout}": expected {", ".join(_LAYOUTS)}{f" ({hint})" if hint else ""}.')
@@ -63,6 +66,20 @@ def query(
         except HarnessError as error:  # standard output is for rows
             Display(sys.stderr).message(str(error))
             raise typer.Exit(error.exit_code) from None
+
+
+@contextlib.contextmanager
+def _termination_is_orderly() -> Iterator[None]:
+    """Have SIGTERM unwind the stack too: what was spilled to disk may be much."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(SIGNALLED + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _show(rows: Rows, layout: str) -> None:

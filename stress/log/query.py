@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import json
 import os
 import re
 import shutil
@@ -32,6 +31,8 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+
+import msgspec
 
 from stress.errors import HarnessError, StressError, UsageError
 from stress.log.query_guard import check_sql, unknown_kinds
@@ -49,7 +50,6 @@ MEMORY_BYTES_MAX = 2 << 30
 BATCH_ROWS = 4096
 CONTROL_BATCH_LINES = 1000
 INTERRUPT_AGAIN_S = 0.05
-INT64_MAX = 2**63 - 1
 TOKEN_SHOWN_MAX = 40
 
 _FILE_NAME = re.compile(r"(?P<actor>[\w.+-]+)-(?P<number>[0-9]{5,9})\.parquet", re.ASCII)
@@ -108,7 +108,7 @@ class Query:
             self._end.callback(self._thread.shutdown)
             self._connection = self._connect()
             self._end.callback(self._connection.close)
-            self._end.callback(self._connection.interrupt)
+            self._end.callback(self._stop)
             self._fill_control(archive)
             self._call(self._make_views, archive.schema_version)
         except BaseException:
@@ -170,7 +170,6 @@ class Query:
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
                 "enable_external_file_cache": False,  # the system's page cache does as well, and gives way
-                "max_temp_directory_size": f"{self._spill_bytes_max}B",
                 "python_enable_replacements": False,
                 "temp_directory": str(self._folder / "spill"),
                 "threads": len(os.sched_getaffinity(0)),
@@ -180,6 +179,7 @@ class Query:
         row = connection.execute("select parse_formatted_bytes(current_setting('memory_limit'))").fetchone()
         self._memory_bytes_max = min(MEMORY_BYTES_MAX, int(row[0]) if row else MEMORY_BYTES_MAX)
         connection.execute(f"set memory_limit = '{self._memory_bytes_max}B'")
+        connection.execute(f"set max_temp_directory_size = '{self._spill_bytes_max}B'")  # not heeded above
         connection.execute("set enable_progress_bar = false")
         connection.execute("set TimeZone = 'UTC'")
         return connection
@@ -225,19 +225,23 @@ class Query:
         return tree
 
     def _call(self, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Do it in DuckDB's thread; Ctrl-C stops it."""
-        future = self._thread.submit(work, *arguments)
+        """Do it in DuckDB's thread; an exception out of a signal's handler stops it."""
         try:
-            return future.result()
-        except KeyboardInterrupt:
-            # It may be about to begin, and an interrupt that comes before is forgotten.
-            while not wait([future], INTERRUPT_AGAIN_S).done:
-                self._connection.interrupt()
-            raise
+            return self._thread.submit(work, *arguments).result()
         except StressError:
             raise
         except Exception as error:
             raise self._explained(error) from error
+        except BaseException:  # out of a signal's handler
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
+        """End what DuckDB's thread does."""
+        idle = self._thread.submit(int)
+        # A query may be about to begin, and an interrupt that comes before is forgotten.
+        while not wait([idle], INTERRUPT_AGAIN_S).done:
+            self._connection.interrupt()
 
     # --- errors
 
@@ -297,29 +301,18 @@ class Query:
 
 
 class _Line(NamedTuple):
-    t_ns: int | None
+    t_ns: int
     timestamp: str | None
-    event: str | None
-    fields: str | None
+    event: str
+    fields: str
 
 
 def _line(event: dict[str, Any]) -> _Line:
     fields = {name: value for name, value in event.items() if name not in ("t_ns", "timestamp", "event")}
-    t_ns = event.get("t_ns")
-    try:
-        text = json.dumps(fields)
-    except (ValueError, RecursionError):
-        text = None
+    timestamp = event.get("timestamp")
     return _Line(
-        t_ns if isinstance(t_ns, int) and abs(t_ns) <= INT64_MAX else None,
-        _text(event.get("timestamp")),
-        _text(event.get("event")),
-        text,
+        event["t_ns"], timestamp if isinstance(timestamp, str) else None, event["event"], msgspec.json.encode(fields).decode()
     )
-
-
-def _text(value: object) -> str | None:
-    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else None
 
 
 def _event_files(archive: Archive, without: Sequence[str]) -> list[str]:
@@ -337,7 +330,7 @@ def _event_files(archive: Archive, without: Sequence[str]) -> list[str]:
     for problem in archive.problems:
         if problem.code == "foreign-file":
             left_out.add(problem.where)
-        elif problem.code == "file-damaged" and problem.where not in left_out:
+        elif problem.code == "file-damaged" and problem.where in set(found) - left_out:
             raise UsageError(f'{problem}. To do without it: --without "{problem.where}".')
     files = []
     for name in found:

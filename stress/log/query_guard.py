@@ -102,7 +102,7 @@ def _tree(connection: DuckDBPyConnection, sql: str) -> Any:
         raise UsageError("SQL: nested too deep.") from None
     # What DuckDB cannot describe is not judged, and what is not judged is not run.
     if tree["error"] or len(tree["statements"]) != 1:
-        raise UsageError(f"SQL: {tree.get('error_message', 'unclear')} Outside of WITH, a PIVOT needs its values too.")
+        raise UsageError(f"SQL: {tree.get('error_message', 'not one statement')}: {EXPECTED}.")
     return tree["statements"][0]
 
 
