@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from stress.check.compiled import kernel
-from stress.check.finding import EXACT, found, whole
+from stress.check.finding import EXACT, found, found_before, whole
 from stress.check.rules import (
     ENTRY_ON_FREED_ROOT,
     ENTRY_ON_OBSOLETE_ROOT,
@@ -31,6 +31,7 @@ __all__ = [
     "request_clear",
     "request_done",
     "request_set",
+    "settle_unacked",
     "tlb_flush",
 ]
 
@@ -58,12 +59,15 @@ def kvm_entry(s: Any, vcpu: int, root: int) -> None:
         if asked_ns != NEVER and checked_ns > asked_ns:
             found(s, ENTRY_WITH_REQUEST, checked_ns - asked_ns, s.asked_event[vcpu, request], asked_ns, root, request)
             s.asked_ns[vcpu, request] = NEVER
-    if s.root_invalid[root] != 0 and s.root_asked_ns[root] != NEVER and checked_ns > s.root_asked_ns[root]:
-        margin = checked_ns - s.root_asked_ns[root]
-        found(s, ENTRY_ON_OBSOLETE_ROOT, margin, s.root_invalid_event[root], s.root_invalid_ns[root], root, 0)
-    if s.root_known[root] != 0 and s.root_final[root] != 0 and checked_ns > s.root_put_ns[root]:
-        margin = checked_ns - s.root_put_ns[root]
-        found(s, ENTRY_ON_FREED_ROOT, margin, s.root_put_event[root], s.root_put_ns[root], root, 0)
+    # The root that it loaded, not one that had the page before.
+    if s.root_invalid[root] != 0 and s.root_asked_ns[root] != NEVER:
+        margin = min(checked_ns - s.root_asked_ns[root], s.root_invalid_ns[root] - s.loaded_ns[vcpu])
+        if margin > 0:
+            found(s, ENTRY_ON_OBSOLETE_ROOT, margin, s.root_invalid_event[root], s.root_invalid_ns[root], root, 0)
+    if s.root_known[root] != 0 and s.root_final[root] != 0:
+        margin = min(checked_ns - s.root_put_ns[root], s.root_put_ns[root] - s.loaded_ns[vcpu])
+        if margin > 0:
+            found(s, ENTRY_ON_FREED_ROOT, margin, s.root_put_event[root], s.root_put_ns[root], root, 0)
 
 
 @kernel
@@ -99,8 +103,8 @@ def request_set(s: Any, actor: int, request: int, vcpu: int) -> None:
     if not 0 <= vcpu < FIRST_OTHER or not 0 <= request < NR_REQUESTS:
         return
     s.kick_ns[actor, vcpu] = NEVER
-    # A clear since the sender's event before may have been of this very request.
-    if whole(s) and s.cleared_ns[vcpu, request] < s.prev_ns[actor]:
+    # A clear since the sender's event before may have been of this very request; by its own clock even a little earlier.
+    if whole(s) and s.cleared_ns[vcpu, request] < s.prev_ns[actor] - s.window_ns:
         s.asked_ns[vcpu, request] = s.now_ns
         s.asked_event[vcpu, request] = s.event
 
@@ -126,7 +130,19 @@ def ipi_send(s: Any, actor: int, vcpu: int) -> None:
 @kernel
 def ipi_ack(s: Any, vcpu: int) -> None:
     """A vCPU ran the handler of a kick."""
+    settle_unacked(s, vcpu)
     s.acked_ns[vcpu] = s.now_ns
+
+
+@kernel
+def settle_unacked(s: Any, vcpu: int) -> None:
+    """A broadcast has returned, and until this moment no acknowledgement of its kick came (I26)."""
+    done_ns = s.unacked_ns[vcpu]
+    s.unacked_ns[vcpu] = NEVER
+    margin = min(s.unacked_kick_ns[vcpu] - s.acked_ns[vcpu], s.now_ns - done_ns)
+    if done_ns != NEVER and margin > 0:
+        other, other_ns = (s.unacked_other_event[vcpu], s.unacked_other_ns[vcpu])
+        found_before(s, RETURNED_WITHOUT_ACK, margin, s.unacked_event[vcpu], done_ns, other, other_ns, -1, vcpu)
 
 
 @kernel
@@ -137,13 +153,18 @@ def request_done(s: Any, actor: int) -> None:
         s.kick_ns[actor, vcpu] = NEVER
         if kicked == NEVER or kicked < s.whole_from_ns or not whole(s):
             continue
-        margin = kicked - s.acked_ns[vcpu]
-        if margin > 0:
+        if kicked > s.acked_ns[vcpu]:
+            # By a clock that is ahead of this one it may have done so in time: its next one tells.
+            settle_unacked(s, vcpu)
+            s.unacked_ns[vcpu] = s.now_ns
+            s.unacked_event[vcpu] = s.event
+            s.unacked_kick_ns[vcpu] = kicked
             # The other side of the story is the vCPU's entry, if it is still inside.
-            other, other_ns = (s.kick_event[actor, vcpu], kicked)
+            s.unacked_other_event[vcpu] = s.kick_event[actor, vcpu]
+            s.unacked_other_ns[vcpu] = kicked
             if s.in_guest_ns[vcpu] != NEVER:
-                other, other_ns = (s.in_guest_event[vcpu], s.in_guest_ns[vcpu])
-            found(s, RETURNED_WITHOUT_ACK, margin, other, other_ns, -1, vcpu)
+                s.unacked_other_event[vcpu] = s.in_guest_event[vcpu]
+                s.unacked_other_ns[vcpu] = s.in_guest_ns[vcpu]
     s.broadcast_ns[1] = s.broadcast_ns[0]
     s.broadcast_done_ns[1] = s.broadcast_done_ns[0]
     s.broadcast_event[1] = s.broadcast_event[0]

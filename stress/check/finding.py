@@ -27,6 +27,7 @@ __all__ = [
     "FOUND_ROOT",
     "found",
     "found_about",
+    "found_before",
     "whole",
 ]
 
@@ -89,6 +90,23 @@ def found_about(
     s.found[row, FOUND_INCARNATION] = incarnation
     s.found[row, FOUND_A] = a
     s.nr_found = row + 1
+
+
+@kernel
+def found_before(
+    s: Any, detail: int, margin_ns: int, event: int, event_ns: int, other_event: int, other_ns: int, root: int, a: int
+) -> None:
+    """As found(), at an event that has gone by: only what came later, or did not come, shows that a rule was broken there.
+
+    Where the log ends within the clock's window, what is missing may be in the part that is not there.
+    """
+    if s.whole_from_ns <= event_ns <= s.whole_to_ns - s.window_ns:
+        row = s.nr_found
+        # Behind the last event no clock is involved.
+        margin = EXACT if margin_ns > FOREVER // 2 else margin_ns
+        found(s, detail, margin, other_event, other_ns, root, a)
+        s.found[row, FOUND_EVENT] = event
+        s.found[row, FOUND_NS] = event_ns
 
 
 @kernel

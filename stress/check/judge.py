@@ -35,7 +35,6 @@ from stress.check.finding import (
 )
 from stress.check.machine import (
     COUNTS,
-    EVENT_SHIFT,
     FEED_ACTOR,
     FEED_ADDRESS,
     FEED_COLUMNS,
@@ -49,8 +48,8 @@ from stress.check.machine import (
     advance,
 )
 from stress.check.result import CheckResult, Event, Finding, Recorded, event_of
-from stress.check.rules import DETAILS, NO_EVENTS, RECORDED
-from stress.check.state import FIRST_OTHER, FOREVER, MAX_VCPUS, NO_EVENT, new_state
+from stress.check.rules import DETAILS, NO_EVENTS, NOT_IN_VERSION_1, RECORDED
+from stress.check.state import EVENT_SHIFT, FIRST_OTHER, FOREVER, MAX_ACTORS, MAX_VCPUS, NO_EVENT, new_state
 from stress.log.archive import Archive, Problem
 from stress.log.schema import FIELDS, Kind
 from stress.verdict import Verdict
@@ -68,11 +67,13 @@ FINDINGS_SHOWN_WITH_EVIDENCE = 64
 # A processor may read its cycle counter some hundred cycles before or after the locked access that stands beside it.
 REORDERING_NS = 1000
 LEVELS_MAX = 5
+NOT_JUDGED = -1
 NS_PER_S = 1_000_000_000
 
 _LOCKS = next(field for field in FIELDS[Kind.LOCK_ACQUIRE] if field.name == "lock").values
 _FINDING_KINDS = next(field for field in FIELDS[Kind.FINDING] if field.name == "finding").values
 _LOCKDEP = 100
+_VCPU_NUMBERS = frozenset(map(str, range(MAX_VCPUS)))
 # Counters of the run that the event log counts too.
 _BY_KIND = {"guest_accesses": Kind.GUEST_ACCESS, "tlb_fills": Kind.TLB_FILL, "page_faults": Kind.KVM_PAGE_FAULT}
 _SAMPLED = ("guest_accesses", "tlb_fills", "tlb_hits")
@@ -110,19 +111,22 @@ class _Check:
         self._started = time.perf_counter()
         self._names: dict[int, str] = {}
         self._ids: list[int] = []
+        self._problems: list[Problem] = []
         others = 0
         for name in archive.actors:
             number = name.removeprefix("vcpu")
-            if number != name and number.isascii() and number.isdigit() and int(number) < MAX_VCPUS:
+            if number != name and number in _VCPU_NUMBERS:
                 actor = int(number)
-            else:
+            elif FIRST_OTHER + others < MAX_ACTORS:
                 actor = FIRST_OTHER + others
                 others += 1
+            else:
+                actor = NOT_JUDGED
+                self._problem("too-many-actors", name, f"more than {MAX_VCPUS} vCPUs and {others} others; not judged")
             self._ids.append(actor)
             self._names[actor] = name
-        self._vcpus = sum(actor < FIRST_OTHER for actor in self._ids)
+        self._vcpus = sum(0 <= actor < FIRST_OTHER for actor in self._ids)
         self._window_ns = archive.skew_ns + REORDERING_NS
-        self._problems: list[Problem] = []
         self._found: list[list[int]] = []
         self._nr_found: Counter[int] = Counter()
         self._recorded: list[Recorded] = []
@@ -180,7 +184,9 @@ class _Check:
             archive.config.get("vm", {}).get("levels", LEVELS_MAX) if isinstance(archive.config.get("vm"), dict) else LEVELS_MAX
         )
         self._levels = levels if isinstance(levels, int) and 0 < levels <= LEVELS_MAX else LEVELS_MAX
-        batches: list[Iterator[Batch]] = [archive.batches(index, FEED_COLUMNS) for index in range(len(archive.actors))]
+        batches: list[Iterator[Batch]] = [
+            iter(()) if actor == NOT_JUDGED else archive.batches(index, FEED_COLUMNS) for index, actor in enumerate(self._ids)
+        ]
         # The feed holds addresses: the batches that they point into are kept beside it.
         current: list[Batch | None] = [None] * len(batches)
         feed = np.zeros((len(batches), FEED_WORDS), np.int64)
@@ -247,6 +253,8 @@ class _Check:
 
     def _take_findings(self, state: Any) -> None:
         for row in state["found"][0, : state["nr_found"][0]].tolist():
+            if self._archive.schema_version == 1 and row[FOUND_DETAIL] in NOT_IN_VERSION_1:
+                continue
             if row[FOUND_DETAIL] == RECORDED:
                 self._take_recorded(row)
             elif row[FOUND_MARGIN_NS] != EXACT and row[FOUND_MARGIN_NS] <= self._window_ns:

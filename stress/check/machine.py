@@ -18,10 +18,20 @@ from stress.check.entries import (
     request_clear,
     request_done,
     request_set,
+    settle_unacked,
     tlb_flush,
 )
-from stress.check.finding import EXACT, found, found_about, whole
-from stress.check.roots import root_alloc, root_freed, root_get, root_invalidate, root_put, root_zap_begin, root_zap_end
+from stress.check.finding import EXACT, found_about, found_before
+from stress.check.roots import (
+    root_alloc,
+    root_freed,
+    root_get,
+    root_invalidate,
+    root_put,
+    root_zap_begin,
+    root_zap_end,
+    settle_root,
+)
 from stress.check.rules import (
     PAGES_LEFT,
     RECORDED,
@@ -41,8 +51,8 @@ from stress.check.slots import (
     srcu_unlock,
     writeback,
 )
-from stress.check.state import FOREVER, MAX_FOUND, NEVER, NO_EVENT, NR_KINDS
-from stress.check.tables import free_page, get_page
+from stress.check.state import EVENT_SHIFT, FIRST_OTHER, FOREVER, MAX_FOUND, MAX_PAGES, NEVER, NO_EVENT, NR_KINDS
+from stress.check.tables import free_page, get_page, settle_page
 from stress.check.zaps import (
     asked_in_front,
     back_begin,
@@ -78,8 +88,6 @@ OVER = -1
 FULL = -2
 RESERVE = 256
 
-EVENT_SHIFT = 48
-
 # What is counted beside the kinds, in this order: what evidence may ask for.
 COUNTS = (
     "tlb_hits",
@@ -99,6 +107,8 @@ FAULT_STALE = 1
 FAULT_MMIO = 3
 EXIT_IPI = 1
 HALF_BACK = 2
+OP_CREATE = 1
+OP_MOVE = 3
 
 GUEST_ACCESS = int(Kind.GUEST_ACCESS)
 TLB_FILL = int(Kind.TLB_FILL)
@@ -145,19 +155,35 @@ RCU_GP_END = int(Kind.RCU_GP_END)
 
 
 @kernel
-def _vm_destroy(s: Any) -> None:
-    """At the end all is given back: pages (I11), SPTEs (I11), roots and references (I8)."""
-    if s.from_start == 0 or not whole(s):
-        return
-    if s.live_pages != 0:
-        found(s, PAGES_LEFT, EXACT, NO_EVENT, NEVER, -1, s.live_pages)
-    if s.present_sptes != 0:
-        found(s, SPTES_LEFT, EXACT, NO_EVENT, NEVER, -1, s.present_sptes)
-    if s.nr_roots != 0:
-        found(s, ROOTS_LEFT, EXACT, NO_EVENT, NEVER, s.roots[0], s.nr_roots)
+def _finish(s: Any) -> None:
+    """Behind the last event: what was left open stays so, and after a VM's end all has been given back."""
+    s.now_ns = FOREVER
+    s.event = NO_EVENT
+    for vcpu in range(FIRST_OTHER):
+        settle_unacked(s, vcpu)
+    for i in range(s.nr_roots):
+        if s.nr_found < MAX_FOUND - RESERVE // 2:
+            settle_root(s, s.roots[i])
     for page in range(s.page_top + 1):
-        if s.root_debt[page] != 0:
-            found(s, REFERENCES_LEFT, EXACT, NO_EVENT, NEVER, page, s.root_debt[page])
+        if s.nr_found < MAX_FOUND - RESERVE // 2:
+            settle_page(s, page)
+    if s.destroyed_ns != NEVER and s.from_start != 0:
+        _check_balance(s)
+
+
+@kernel
+def _check_balance(s: Any) -> None:
+    """At the end all is given back: pages (I11), SPTEs (I11), roots and references (I8)."""
+    event, ns = (s.destroyed_event, s.destroyed_ns)
+    if s.live_pages != 0:
+        found_before(s, PAGES_LEFT, EXACT, event, ns, NO_EVENT, NEVER, -1, s.live_pages)
+    if s.present_sptes != 0:
+        found_before(s, SPTES_LEFT, EXACT, event, ns, NO_EVENT, NEVER, -1, s.present_sptes)
+    if s.nr_roots != 0:
+        found_before(s, ROOTS_LEFT, EXACT, event, ns, NO_EVENT, NEVER, s.roots[0], s.nr_roots)
+    for page in range(s.page_top + 1):
+        if s.root_refs[page] != 0:
+            found_before(s, REFERENCES_LEFT, EXACT, event, ns, NO_EVENT, NEVER, page, s.root_refs[page])
             break
 
 
@@ -195,9 +221,12 @@ def _table_event(s: Any, actor: int, kind: int, gfn: int, root: int, pfn: int, a
     elif kind == LOCK_RELEASE:
         lock_release(s, actor, arg0)
     elif kind == GET_PAGE:
+        root_freed(s, root)
         get_page(s, root)
     elif kind == FREE_PAGE:
-        root_freed(s, root)
+        # If it has been taken again already, by a clock that is behind, that was the end of its life.
+        if s.page_live[root & (MAX_PAGES - 1)] < 2:
+            root_freed(s, root)
         free_page(s, actor, root)
     elif kind == ROOT_ALLOC:
         root_alloc(s, actor, root, arg0)
@@ -270,12 +299,14 @@ def _slot_event(s: Any, actor: int, kind: int, gfn: int, root: int, pfn: int, in
     elif kind == SLOT_OP_BEGIN:
         slot_op_begin(s, incarnation, arg0, arg1)
     elif kind == SLOT_OP_END:
-        s.counts[CREATES + arg0 - 1] += 1
+        if OP_CREATE <= arg0 <= OP_MOVE:
+            s.counts[CREATES + arg0 - OP_CREATE] += 1
         slot_op_end(s, arg0, arg1)
     elif kind == FINDING:
         found_about(s, RECORDED, EXACT, NO_EVENT, NEVER, gfn, root, pfn, incarnation, arg0 * 1000 + arg1)
     elif kind == VM_DESTROY:
-        _vm_destroy(s)
+        s.destroyed_ns = s.now_ns
+        s.destroyed_event = s.event
 
 
 @kernel
@@ -325,6 +356,7 @@ def advance(s: Any, feed: Any) -> int:
                 second = row
                 second_ns = time_ns
         if best < 0:
+            _finish(s)
             return OVER
         # This one goes on until another one's next event comes first.
         position = feed[best, FEED_POSITION]

@@ -42,6 +42,7 @@ __all__ = [
     "LINKED_TWICE",
     "LOCK_HELD_TWICE",
     "LOCK_NOT_HELD",
+    "NOT_IN_VERSION_1",
     "NO_EVENTS",
     "PAGES_LEFT",
     "PAGE_FREED_TWICE",
@@ -139,6 +140,21 @@ SWAP_WITHOUT_SYNC = 54
 LOCK_HELD_TWICE = 55
 LOCK_NOT_HELD = 56
 INCARNATION_REUSED = 57
+
+# What these rest on is logged from format version 2 on.
+NOT_IN_VERSION_1 = frozenset(
+    {
+        FRONT_WITHOUT_BACK,
+        ROOT_STILL_SCHEDULED,
+        LAST_PUT_BEFORE_ZAP,
+        FREED_TOO_EARLY,
+        FREED_IN_GRACE_PERIOD,
+        UNLOCK_WITH_OWED_FLUSH,
+        ENTRY_WITHOUT_REQUESTED_FLUSH,
+        ENTRY_WITH_REQUEST,
+        YIELD_WITHOUT_PROGRESS,
+    }
+)
 
 # {a} is the number that the checker put down with the finding.
 DETAILS: dict[int, Detail] = {

@@ -30,7 +30,7 @@ from stress.check.rules import (
     SWAP_STEP,
     SWAP_WITHOUT_SYNC,
 )
-from stress.check.state import MAX_PAGES, NEVER, NO_EVENT, PLACES
+from stress.check.state import MAX_PAGES, MAX_SLOTS, NEVER, NO_EVENT, PLACES
 from stress.check.tables import root_of, table_with_leaf
 
 __all__ = [
@@ -52,6 +52,7 @@ OP_MOVE = 3
 
 UPDATE_IN_PROGRESS = 1 << 62
 STEP_PUBLISH = 2
+STEP_UNLOCK = 3
 STEP_SYNCHRONIZE = 4
 STEP_GENERATION = 5
 
@@ -70,6 +71,8 @@ FAULT_FIXED = 2
 @kernel
 def slot_op_begin(s: Any, incarnation: int, op: int, slot: int) -> None:
     """A slot operation was called: from here on its new incarnation may be in use."""
+    if not 0 <= slot < MAX_SLOTS:
+        return
     s.op = op
     s.op_event = s.event
     s.op_swaps = 0
@@ -110,6 +113,8 @@ def slot_op_begin(s: Any, incarnation: int, op: int, slot: int) -> None:
 @kernel
 def slot_op_end(s: Any, op: int, slot: int) -> None:
     """A slot operation returned: what it took away may not be touched any more."""
+    if not 0 <= slot < MAX_SLOTS:
+        return
     old = s.op_old
     if op != OP_CREATE and old != 0 and s.incarnation[old % PLACES] == old:
         s.returned_ns[old % PLACES] = s.now_ns
@@ -123,11 +128,12 @@ def slot_op_end(s: Any, op: int, slot: int) -> None:
 @kernel
 def slot_swap(s: Any, step: int, generation: int) -> None:
     """Steps 1 to 5 of kvm_swap_active_memslots(), in this order, the generation growing (I20); old readers waited for (I27)."""
-    if s.swap_step != 0 and step != s.swap_step % STEP_GENERATION + 1:
+    before = s.swap_step
+    if before != 0 and step != before % STEP_GENERATION + 1:
         found(s, SWAP_STEP, EXACT, NO_EVENT, NEVER, -1, step)
     s.swap_step = step
     bare = generation & ~UPDATE_IN_PROGRESS
-    if step == 1:
+    if step == STEP_UNLOCK:
         s.swap_synced = 0
     if step < STEP_GENERATION and (bare == generation or (s.generation >= 0 and bare != s.generation)):
         found(s, GENERATION_NOT_MARKED, EXACT, NO_EVENT, NEVER, -1, generation)
@@ -136,7 +142,7 @@ def slot_swap(s: Any, step: int, generation: int) -> None:
         s.publish_event = s.event
         if s.op_swaps == 0 and s.op_old != 0:
             slot_invalid(s, s.op_old)
-    if step == STEP_SYNCHRONIZE and s.swap_synced == 0:
+    if step == STEP_SYNCHRONIZE and before == STEP_UNLOCK and s.swap_synced == 0:
         found(s, SWAP_WITHOUT_SYNC, EXACT, s.publish_event, s.publish_ns, -1, 0)
     if step == STEP_GENERATION:
         if bare != generation or generation <= s.generation:
@@ -322,7 +328,8 @@ def _check_root_valid(s: Any, actor: int, gfn: int, root: int, pfn: int, incarna
     if not 0 < root < MAX_PAGES or s.root_invalid[root] == 0:
         return
     # role.invalid changes only under the write lock: it was set before this hold, so the check under the hold must see it.
-    margin = s.read_acquired_ns[actor] - s.root_invalid_ns[root]
+    # And the root that this vCPU loaded, not one that had the page before.
+    margin = min(s.read_acquired_ns[actor] - s.root_invalid_ns[root], s.root_invalid_ns[root] - s.loaded_ns[actor])
     if s.read_acquired_ns[actor] != NEVER and margin > 0:
         other, other_ns = (s.root_invalid_event[root], s.root_invalid_ns[root])
         found_about(s, FAULT_INTO_OBSOLETE_ROOT, margin, other, other_ns, gfn, root, pfn, incarnation, 0)

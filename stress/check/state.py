@@ -16,6 +16,7 @@ import numpy as np
 from stress.log.schema import INCARNATION_PLACES, SPTE_BITS
 
 __all__ = [
+    "EVENT_SHIFT",
     "FIRST_OTHER",
     "FOREVER",
     "FOUND_WORDS",
@@ -23,6 +24,7 @@ __all__ = [
     "MAX_FOUND",
     "MAX_LIVE_ROOTS",
     "MAX_PAGES",
+    "MAX_SLOTS",
     "MAX_VCPUS",
     "NEVER",
     "NO_EVENT",
@@ -49,6 +51,7 @@ NR_COUNTS = 16
 NEVER = -(1 << 62)
 FOREVER = 1 << 62
 NO_EVENT = -1
+EVENT_SHIFT = 48
 
 # Findings are handed over in portions; one event finds far fewer than the reserve.
 MAX_FOUND = 4096
@@ -81,10 +84,17 @@ STATE = np.dtype(
         ("srcu_left_ns", np.int64, (MAX_ACTORS,)),
         # --- vCPUs
         ("root", np.int64, (MAX_ACTORS,)),  # page of the root that it holds a reference of; 0: none known
+        ("loaded_ns", np.int64, (MAX_ACTORS,)),  # since when
         ("root_flushed", np.int64, (MAX_ACTORS,)),  # 1: its translations went since it was loaded
         ("in_guest_ns", np.int64, (MAX_ACTORS,)),
         ("in_guest_event", np.int64, (MAX_ACTORS,)),
         ("acked_ns", np.int64, (MAX_ACTORS,)),
+        # the last broadcast that returned before its acknowledgement was seen
+        ("unacked_ns", np.int64, (MAX_ACTORS,)),
+        ("unacked_event", np.int64, (MAX_ACTORS,)),
+        ("unacked_kick_ns", np.int64, (MAX_ACTORS,)),
+        ("unacked_other_ns", np.int64, (MAX_ACTORS,)),
+        ("unacked_other_event", np.int64, (MAX_ACTORS,)),
         ("must_flush", np.int64, (MAX_ACTORS,)),  # KVM_REQ_TLB_FLUSH was taken and not yet obeyed
         ("must_leave_srcu", np.int64, (MAX_ACTORS,)),  # a fault found an INVALID slot
         ("asked_ns", np.int64, (MAX_ACTORS, NR_REQUESTS)),  # a request that is pending for sure
@@ -114,6 +124,8 @@ STATE = np.dtype(
         ("yield_gfn", np.int64, (MAX_ACTORS,)),
         ("yield_back", np.int64, (MAX_ACTORS,)),  # how often it went back to an earlier gfn
         # --- memslots
+        ("destroyed_ns", np.int64),
+        ("destroyed_event", np.int64),
         ("op", np.int64),
         ("op_old", np.int64),  # incarnation that the operation takes away
         ("op_event", np.int64),
@@ -147,8 +159,8 @@ STATE = np.dtype(
         ("root_known", np.int8, (MAX_PAGES,)),  # its allocation was seen
         ("root_scheduled", np.int8, (MAX_PAGES,)),
         ("root_zapping", np.int8, (MAX_PAGES,)),
-        ("root_refs", np.int32, (MAX_PAGES,)),
-        ("root_debt", np.int32, (MAX_PAGES,)),  # references of earlier lives that do not come out even
+        ("root_refs", np.int32, (MAX_PAGES,)),  # taken less dropped, in all lives of the page
+        ("root_summed", np.int8, (MAX_PAGES,)),  # they were compared before
         ("root_invalid", np.int8, (MAX_PAGES,)),
         ("root_final", np.int8, (MAX_PAGES,)),  # its last reference was put
         ("root_invalid_ns", np.int64, (MAX_PAGES,)),
@@ -160,13 +172,13 @@ STATE = np.dtype(
         ("live_pages", np.int64),
         ("present_sptes", np.int64),
         ("page_top", np.int64),  # highest page seen, so that a scan ends
-        ("page_live", np.int8, (MAX_PAGES,)),
-        ("page_event", np.int64, (MAX_PAGES,)),
-        ("page_freed_ns", np.int64, (MAX_PAGES,)),
+        ("page_live", np.int8, (MAX_PAGES,)),  # taken less given back; 2 and -1 only until what explains it comes
+        ("page_event", np.int64, (MAX_PAGES,)),  # when it was taken or given back last
+        ("page_ns", np.int64, (MAX_PAGES,)),
         ("page_seen", np.int8, (MAX_PAGES,)),  # it was linked or a root in this life: others may have seen it
-        ("page_parent", np.int32, (MAX_PAGES,)),
+        ("page_parent", np.int32, (MAX_PAGES,)),  # negative: unlinked there, and the linking not seen yet
         ("page_present", np.int32, (MAX_PAGES,)),
-        ("page_unlinked", np.int8, (MAX_PAGES,)),
+        ("page_unlinked", np.int8, (MAX_PAGES,)),  # FREED_FIRST: given back, and the unlinking not seen yet
         ("page_unlinked_ns", np.int64, (MAX_PAGES,)),
         ("page_unlinked_event", np.int64, (MAX_PAGES,)),
         ("leafs", np.int32, (MAX_PAGES, PLACES)),  # present leafs of the incarnation that has the place

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from stress.check.compiled import kernel
-from stress.check.finding import EXACT, found, found_about, whole
+from stress.check.finding import EXACT, found, found_about, found_before, whole
 from stress.check.rules import (
     FREED_IN_GRACE_PERIOD,
     FREED_TOO_EARLY,
@@ -23,10 +23,10 @@ from stress.check.rules import (
     PAGE_TAKEN_TWICE,
     UNLINKED_ELSEWHERE,
 )
-from stress.check.state import MAX_PAGES, NEVER, NO_EVENT, PLACES
+from stress.check.state import EVENT_SHIFT, MAX_PAGES, NEVER, NO_EVENT, PLACES
 from stress.log.schema import FROZEN_SPTE, SPTE_BITS
 
-__all__ = ["free_page", "get_page", "root_of", "spte_change", "table_with_leaf", "unlink_page"]
+__all__ = ["FREED_FIRST", "free_page", "get_page", "root_of", "settle_page", "spte_change", "table_with_leaf", "unlink_page"]
 
 PRESENT_BIT, _ = SPTE_BITS["present"]
 LEAF_BIT, _ = SPTE_BITS["leaf"]
@@ -35,6 +35,7 @@ PFN_MASK = (1 << PFN_WIDTH) - 1
 INCARNATION_SHIFT, INCARNATION_WIDTH = SPTE_BITS["incarnation"]
 INCARNATION_MASK = (1 << INCARNATION_WIDTH) - 1
 LEVEL_4K = 1
+FREED_FIRST = -1
 MAX_DEPTH = 8
 
 
@@ -65,7 +66,7 @@ def root_of(s: Any, table: int) -> int:
         if s.root_known[table] != 0:
             return table
         table = s.page_parent[table]
-        if table == 0:
+        if table <= 0:
             break
     return 0
 
@@ -89,13 +90,15 @@ def get_page(s: Any, page: int) -> None:
     """A page was taken from the pool (I11)."""
     if not 0 < page < MAX_PAGES or not whole(s):
         return
-    if s.page_live[page] != 0:
-        found(s, PAGE_TAKEN_TWICE, EXACT, s.page_event[page], NEVER, page, 0)
-    else:
-        s.live_pages += 1
+    settle_page(s, page)
     s.page_top = max(s.page_top, page)
-    s.page_live[page] = 1
+    s.live_pages += 1
+    s.page_live[page] += 1
+    if s.page_live[page] <= 0:
+        # It was given back already.
+        return
     s.page_event[page] = s.event
+    s.page_ns[page] = s.now_ns
     s.page_seen[page] = 0
     s.page_parent[page] = 0
     s.page_present[page] = 0
@@ -109,18 +112,22 @@ def free_page(s: Any, actor: int, page: int) -> None:
     """A page goes back to the pool (I11); if others may have seen it, after a grace period that began later (I12)."""
     if not 0 < page < MAX_PAGES or not whole(s):
         return
-    if s.page_live[page] == 0:
-        if s.from_start != 0:
-            found(s, PAGE_FREED_TWICE, EXACT, NO_EVENT, NEVER, page, 0)
+    if s.page_live[page] == 0 and s.from_start == 0:
         return
+    settle_page(s, page)
     s.live_pages -= 1
-    s.page_live[page] = 0
-    s.page_event[page] = s.event
-    s.page_freed_ns[page] = s.now_ns
-    if s.page_seen[page] == 0:
+    s.page_live[page] -= 1
+    if s.page_live[page] > 0:
+        # Somebody has taken it again already.
         return
+    s.page_event[page] = s.event
+    s.page_ns[page] = s.now_ns
+    if s.page_live[page] < 0 or s.page_seen[page] == 0:
+        return
+    if s.page_parent[page] < 0:
+        _settle_parent(s, page)
     if s.page_unlinked[page] == 0:
-        found(s, FREED_WHILE_LINKED, EXACT, NO_EVENT, NEVER, page, 0)
+        s.page_unlinked[page] = FREED_FIRST
     elif s.grace_ns[actor] > s.grace_done_ns[actor]:
         found(s, FREED_IN_GRACE_PERIOD, EXACT, s.page_unlinked_event[page], s.page_unlinked_ns[page], page, 0)
     else:
@@ -131,8 +138,35 @@ def free_page(s: Any, actor: int, page: int) -> None:
 
 
 @kernel
+def settle_page(s: Any, page: int) -> None:
+    """What the page's last change of hands left open is not explained by any event before this moment.
+
+    Two actors whose clocks differ may log giving back and taking, or unlinking and giving back, the wrong way round: then
+    the other event comes within the window.
+    """
+    event, ns = (s.page_event[page], s.page_ns[page])
+    margin = s.now_ns - ns
+    if s.page_live[page] > 1:
+        found_before(s, PAGE_TAKEN_TWICE, margin, event, ns, NO_EVENT, NEVER, page, 0)
+    elif s.page_live[page] < 0:
+        found_before(s, PAGE_FREED_TWICE, margin, event, ns, NO_EVENT, NEVER, page, 0)
+    elif s.page_unlinked[page] == FREED_FIRST:
+        found_before(s, FREED_WHILE_LINKED, margin, event, ns, NO_EVENT, NEVER, page, 0)
+        s.page_unlinked[page] = 1
+
+
+@kernel
+def _settle_parent(s: Any, page: int) -> None:
+    """As settle_page(), for a table that was unlinked and not seen linked before."""
+    event, ns = (s.page_unlinked_event[page], s.page_unlinked_ns[page])
+    found_before(s, UNLINKED_ELSEWHERE, s.now_ns - ns, event, ns, NO_EVENT, NEVER, page, 0)
+
+
+@kernel
 def unlink_page(s: Any, page: int) -> None:
     """Nobody who does not stand on the page already can reach it any more."""
+    if s.page_unlinked[page] == FREED_FIRST:
+        settle_page(s, page)
     s.page_unlinked[page] = 1
     s.page_unlinked_ns[page] = s.now_ns
     s.page_unlinked_event[page] = s.event
@@ -190,7 +224,13 @@ def _link_child(s: Any, gfn: int, table: int, child: int) -> None:
     if child == 0:
         return
     s.page_top = max(s.page_top, child)
-    if s.page_seen[child] != 0 and s.page_live[child] != 0:
+    taken_by_another = s.page_event[child] >> EVENT_SHIFT != s.event >> EVENT_SHIFT
+    if s.page_live[child] > 0 and taken_by_another and s.now_ns - s.page_ns[child] <= s.window_ns:
+        # Perhaps of the page's life before.
+        return
+    if s.page_parent[child] < 0:
+        _settle_parent(s, child)
+    elif s.page_seen[child] != 0 and s.page_live[child] > 0:
         found_about(s, LINKED_TWICE, EXACT, s.page_event[child], NEVER, gfn, child, -1, -1, s.page_parent[child])
     s.page_seen[child] = 1
     s.page_parent[child] = table
@@ -200,7 +240,14 @@ def _link_child(s: Any, gfn: int, table: int, child: int) -> None:
 def _unlink_child(s: Any, gfn: int, table: int, child: int) -> None:
     if child == 0:
         return
-    if s.page_live[child] != 0 and s.page_parent[child] != table:
-        found_about(s, UNLINKED_ELSEWHERE, EXACT, NO_EVENT, NEVER, gfn, child, -1, -1, s.page_parent[child])
     # Its parent stays noted: what hangs below is torn down next and belongs to the same root.
     unlink_page(s, child)
+    if s.page_live[child] <= 0 or s.page_parent[child] == table:
+        return
+    if s.page_parent[child] == 0:
+        # By a clock that is ahead it may have been linked in time: then the event comes within the window.
+        s.page_parent[child] = -table
+        s.page_seen[child] = 1
+        return
+    margin = s.now_ns - s.page_ns[child]
+    found_about(s, UNLINKED_ELSEWHERE, margin, NO_EVENT, NEVER, gfn, child, -1, -1, abs(s.page_parent[child]))
