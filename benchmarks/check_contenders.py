@@ -29,15 +29,19 @@ from stress.log.schema import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["CHECK", "HASH_JOIN", "JSONL_CONTENDERS", "WINDOW", "contenders", "jsonl_of"]
+__all__ = ["CHECK", "CLEVERER", "STRAIGHT", "contenders", "cpus_of", "jsonl_of"]
 
 Stale = list[tuple[int, int]]  # (time_ns, seq) of each stale access
 
 CHECK = "check (all rules)"
-WINDOW = "DuckDB, window query, {} thread(s)"
-HASH_JOIN = "DuckDB, hash join, {} thread(s)"
-JSONL_CONTENDERS = ("Python, json", "Python, orjson", "Python, msgspec", "Python, msgspec, grep first")
-_THREADS = (1, 2)
+_JSONL = ("Python, json", "Python, orjson", "Python, msgspec", "Python, msgspec, grep first")
+_ORDERED = "DuckDB, window in time order"
+_UNORDERED = "DuckDB, window without order"
+_HASH_JOIN = "DuckDB, hash join"
+_TWO_THREADS = ", 2 threads"
+# The rule as one would write it down, and SQL that uses what the rule does not say: that an incarnation goes only once.
+STRAIGHT = (*_JSONL, _ORDERED, _ORDERED + _TWO_THREADS)
+CLEVERER = (_UNORDERED, _UNORDERED + _TWO_THREADS, _HASH_JOIN, _HASH_JOIN + _TWO_THREADS)
 
 # When each incarnation went: a DELETE names it itself, a MOVE its successor.
 _GONE = """
@@ -49,13 +53,26 @@ _GONE = """
         select case op when 2 then incarnation else before end as incarnation, time_ns as gone_ns from ops where op in (2, 3)
     )"""
 
-# One partition an incarnation and no order within: an incarnation goes once, and to sort takes DuckDB three times as long.
-_WINDOW_SQL = """
-with {gone},
+_USES = """
     uses as (
         select seq, time_ns, incarnation, arg1, cast(null as bigint) as gone_ns from {events} where kind = {access}
-        union all select -1, -1, incarnation, 0, gone_ns from gone
-    )
+        union all select -1, gone_ns, incarnation, 0, gone_ns from gone
+    )"""
+
+_ORDERED_SQL = """
+with {gone}, {uses}
+select time_ns, seq
+from (
+    select *, max(gone_ns) over (
+        partition by incarnation order by time_ns rows between unbounded preceding and 1 preceding
+    ) as returned_ns
+    from uses
+)
+where seq >= 0 and (arg1 & 10 <> 0 or time_ns > returned_ns)
+"""
+
+_UNORDERED_SQL = """
+with {gone}, {uses}
 select time_ns, seq from (select *, min(gone_ns) over (partition by incarnation) as returned_ns from uses)
 where seq >= 0 and (arg1 & 10 <> 0 or time_ns > returned_ns)
 """
@@ -87,13 +104,18 @@ def jsonl_of(run: Path) -> Path:
 def contenders() -> dict[str, Callable[[Path], Stale]]:
     """All of them that can run here; each takes the run folder."""
     found: dict[str, Callable[[Path], Stale]] = {CHECK: _check}
-    for name in JSONL_CONTENDERS:
+    for name in _JSONL:
         if "orjson" not in name or find_spec("orjson"):
             found[name] = _jsonl(name)
-    for threads in _THREADS:
-        found[WINDOW.format(threads)] = _sql(_WINDOW_SQL, threads)
-        found[HASH_JOIN.format(threads)] = _sql(_HASH_JOIN_SQL, threads)
+    for name, sql in ((_ORDERED, _ORDERED_SQL), (_UNORDERED, _UNORDERED_SQL), (_HASH_JOIN, _HASH_JOIN_SQL)):
+        found[name] = _sql(sql, 1)
+        found[name + _TWO_THREADS] = _sql(sql, 2)
     return found
+
+
+def cpus_of(name: str) -> int:
+    """On how many CPUs it may run."""
+    return 2 if name.endswith(_TWO_THREADS) else 1
 
 
 def _check(run: Path) -> Stale:
@@ -169,7 +191,8 @@ def _sql(sql: str, threads: int) -> Callable[[Path], Stale]:
 
         events = f"read_parquet('{str(run).replace(chr(39), chr(39) * 2)}/events/*.parquet')"
         gone = _GONE.format(events=events, op_end=int(Kind.SLOT_OP_END))
-        filled = sql.format(gone=gone, events=events, access=int(Kind.GUEST_ACCESS))
+        uses = _USES.format(events=events, access=int(Kind.GUEST_ACCESS))
+        filled = sql.format(gone=gone, uses=uses, events=events, access=int(Kind.GUEST_ACCESS))
         with duckdb.connect(config={"threads": threads}) as connection:
             return [(int(time_ns), int(seq)) for time_ns, seq in connection.execute(filled).fetchall()]
 

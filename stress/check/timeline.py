@@ -40,18 +40,18 @@ class Timeline:
 
 
 def timeline_of(archive: Archive, finding: Finding) -> Timeline:
-    """The timeline of one finding: from a little before the earlier of its two events to a little behind the later.
+    """The timeline of one finding: what happened around each of its two events.
 
     Args:
         archive: the log.
         finding: one of its findings.
     """
-    times = [finding.time_ns] + ([] if finding.other_time_ns is None else [finding.other_time_ns])
+    times = sorted({time_ns for time_ns in (finding.time_ns, finding.other_time_ns) if time_ns is not None})
     right = finding.other_actor if finding.other_actor not in {None, finding.actor} else _counterpart(archive, finding.actor)
     events: list[Event] = []
     for actor in dict.fromkeys([finding.actor, right]):
         if actor is not None:
-            own = _between(archive, archive.actors.index(actor), min(times) - BEFORE_NS, max(times) + AFTER_NS)
+            own = _around(archive, archive.actors.index(actor), times)
             events += _thinned(own, finding)
     events.sort(key=lambda event: (event.time_ns, archive.actors.index(event.actor), event.seq))
     shown: list[Event | None] = []
@@ -73,14 +73,18 @@ def _counterpart(archive: Archive, actor: str) -> str | None:
     return "ctl" if "ctl" in others else next(iter(others), None)
 
 
-def _between(archive: Archive, actor: int, since_ns: int, until_ns: int) -> list[Event]:
+def _around(archive: Archive, actor: int, times_ns: list[int]) -> list[Event]:
+    """An actor's events a little before and a little behind each of these times, which rise."""
     events: list[Event] = []
-    for batch in archive.batches(actor, FEED_COLUMNS, since_ns):
-        times = batch.columns["time_ns"]
-        first, end = np.searchsorted(times, [since_ns, until_ns + 1])
-        events += [event_of(archive, batch, row) for row in range(int(first), int(end))]
-        if end < len(times):
-            break
+    next_seq = 0
+    for time_ns in times_ns:
+        for batch in archive.batches(actor, FEED_COLUMNS, time_ns - BEFORE_NS, next_seq):
+            times = batch.columns["time_ns"]
+            first, end = map(int, np.searchsorted(times, [time_ns - BEFORE_NS, time_ns + AFTER_NS + 1]))
+            events += [event_of(archive, batch, row) for row in range(first, end)]
+            next_seq = batch.first_seq + end
+            if end < len(times):
+                break
     return events
 
 

@@ -76,7 +76,7 @@ def timeline_lines(finding: Finding, timeline: Timeline) -> list[str]:
     """Two columns, one actor each; times are microseconds from the deciding event."""
     lines = [
         one_line(f"finding {finding.number}: {story(finding)}"),
-        f"{'us':>12}   {timeline.left:<{COLUMN_WIDTH}} {timeline.right}".rstrip(),
+        one_line(f"{'us':>12}   {timeline.left:<{COLUMN_WIDTH}} {timeline.right}".rstrip()),
     ]
     for number, event in enumerate(timeline.events):
         if event is None:

@@ -50,3 +50,14 @@ def test_the_run_table_has_a_table_for_each_question() -> None:
 def test_the_detection_table_has_a_line_for_each_planted_bug() -> None:
     """One of them in the quick mode."""
     assert "| planted bug" in run("detection")
+
+
+@pytest.mark.slow
+def test_the_check_log_tables_compare_all_contenders_and_sizes() -> None:
+    """All ways to apply the stale-use rule find the same in a run with a planted bug before they are measured."""
+    output = run("check_log")
+    assert "all contenders find the same" in output
+    for name in ("check (all rules)", "Python, json", "Python, msgspec", "DuckDB, window in time order", "DuckDB, hash join"):
+        assert f"| {name} " in output
+    assert "**check alone, by size of the log**" in output
+    assert "- goal " in output

@@ -6,6 +6,7 @@ They share no code: the oracle looks at the model's memory, the check at the log
 
 from __future__ import annotations
 
+import tomllib
 from collections import Counter
 from typing import NamedTuple
 
@@ -26,7 +27,13 @@ ALWAYS = {"quick", "zap-only"}  # of the correct ones: in every test run; the ot
 SEEDS = 20
 DETECTED_MIN = 19  # of SEEDS; what is not found in time must be a PASS for both
 LIMIT = {"busted": "20s", "masked": "1s", "scenarios": "1s"}
+DERIVED_MIN = 15  # of SEEDS; see UNSEEN
 FINDINGS_MAX = 64  # that a run keeps for its verdict.json
+# A reader logs that it leaves kvm->srcu just before it does. If it is held up in between, the oracle sees it inside, and the log
+# outside; an event behind the step would in turn accuse readers that had left.
+UNSEEN = {"I27"}
+# What a run looks at with check.level = "use"; a check applies all rules whatever the level was.
+SEEN_BY_USE = {"I1", "I2", "I3", "I7", "I23"}
 
 # What the model's oracle judges on the spot: the event that it logs just before its finding, and the bits that say stale.
 TOUCHES = {1: ("stale-use", Kind.GUEST_ACCESS, 2 | 8), 2: ("stale-writeback", Kind.WRITEBACK, 1 | 2)}
@@ -73,14 +80,25 @@ def recorded_by_run(ended):
     return Counter((finding["kind"], finding["invariant"], finding["actor"]) for finding in ended.result["findings"])
 
 
+def level_of(folder):
+    """The check level of the run."""
+    return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))["check"]["level"]
+
+
 def assert_agreed(judged):
     """Verdict, stale events and recorded findings are the same; nothing at all is found in a run that found nothing."""
     run, result = judged
     told = "\n".join([run.told(), *map(str, [*result.findings[:3], *result.problems[:3]]), *result.disagreements])
-    assert result.verdict.value == run.result["verdict"], told
     assert result.problems == [], told
+    if run.result["verdict"] == Verdict.PASS.value and level_of(run.folder) == "use":
+        # Such as a vCPU that nobody asks to reload and that comes to no access: harmless, and against the protocol.
+        assert not SEEN_BY_USE & result.nr_findings.keys(), told
+        assert result.verdict is (Verdict.VIOLATION if result.nr_findings else Verdict.PASS), told
+    else:
+        assert result.verdict.value == run.result["verdict"], told
     # The check's own findings, not those that the run wrote into its log.
-    assert bool(result.nr_findings) == (result.verdict is Verdict.VIOLATION), told
+    if result.verdict is not Verdict.VIOLATION or not {finding.rule for finding in result.recorded} <= UNSEEN:
+        assert bool(result.nr_findings) == (result.verdict is Verdict.VIOLATION), told
     assert stale_by_check(result) == stale_by_run(run.folder), told
     recorded = Counter((finding.kind, finding.rule, finding.actor) for finding in result.recorded)
     if recorded.total() <= FINDINGS_MAX:
@@ -148,9 +166,13 @@ def test_the_comparison_notices_a_stale_use_that_only_one_judge_saw(judged_once)
 def test_both_judges_agree_on_many_seeds(scenario, tmp_path):
     """The same for 20 seeds each."""
     verdicts = []
+    derived = 0
     for seed in range(100, 100 + SEEDS):
         judged = judge(scenario, tmp_path / str(seed), seed)
         assert_agreed(judged)
         verdicts.append(judged.check.verdict)
+        derived += bool(judged.check.nr_findings)
     expected, count = (Verdict.VIOLATION, DETECTED_MIN) if scenario in BUSTED else (Verdict.PASS, SEEDS)
     assert verdicts.count(expected) >= count, verdicts
+    if scenario in BUSTED:
+        assert derived >= DERIVED_MIN
