@@ -9,7 +9,7 @@ One contender runs in a process of its own, which measures itself and prints wha
     python -m benchmarks.check_contenders CONTENDER WARM-UP-LOG LOG [CPU ...]
 
 A log is given as its run folder, beside which stands the same log as `<folder>.jsonl`, as `zaptorture log` prints it. The warm-up
-log has a few events: after it, imports and compiled code are in memory.
+log has a few events: after it, imports and compiled code are in memory. An empty name stands for no warm-up.
 """
 
 from __future__ import annotations
@@ -213,7 +213,8 @@ def main() -> None:
     if cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in cpus})
     contender = contenders()[name]
-    contender(Path(warm_up))
+    if warm_up:
+        contender(Path(warm_up))
     start, cpu_start = time.perf_counter(), time.process_time()
     stale = contender(Path(log))
     seconds, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start

@@ -107,9 +107,10 @@ def _zaptorture(arguments: list[str], **streams: Any) -> str:
 # --- samples
 
 
-def _sample(name: str, warm_up: _Log, log: _Log) -> _Sample:
+def _sample(name: str, warm_up: _Log | None, log: _Log) -> _Sample:
     cpus = sorted(os.sched_getaffinity(0), reverse=True)[: cpus_of(name)]
-    command = [sys.executable, "-m", "benchmarks.check_contenders", name, str(warm_up.folder), str(log.folder), *map(str, cpus)]
+    first = str(warm_up.folder) if warm_up else ""
+    command = [sys.executable, "-m", "benchmarks.check_contenders", name, first, str(log.folder), *map(str, cpus)]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     with_start_s = time.perf_counter() - start
@@ -164,7 +165,7 @@ def _side_by_side(warm_up: _Log, log: _Log, names: list[str], rounds: int) -> No
 
 
 def _by_size(measured: list[tuple[_Log, list[_Sample]]]) -> None:
-    say("**check alone, by size of the log**")
+    say("**check alone, by size of the log; compiled code is loaded within the time**")
     say()
     rows = []
     for log, samples in measured:
@@ -256,7 +257,7 @@ def _measure(logs: Path, run: Path | None, sizes: list[int], rounds: int) -> Non
     measured = []
     for size in sizes:
         log = first if size == sizes[0] else _make(logs, size)
-        measured.append((log, [_sample(CHECK, warm_up, log) for _ in range(min(rounds, _ROUNDS_BY_SIZE))]))
+        measured.append((log, [_sample(CHECK, None, log) for _ in range(min(rounds, _ROUNDS_BY_SIZE))]))
         if log is not first or run is None:
             shutil.rmtree(log.folder)
     _by_size(measured)

@@ -59,5 +59,5 @@ def test_the_check_log_tables_compare_all_contenders_and_sizes() -> None:
     assert "all contenders find the same" in output
     for name in ("check (all rules)", "Python, json", "Python, msgspec", "DuckDB, window in time order", "DuckDB, hash join"):
         assert f"| {name} " in output
-    assert "**check alone, by size of the log**" in output
+    assert "**check alone, by size of the log" in output
     assert "- goal " in output
