@@ -115,7 +115,7 @@ def _native(model_name: str, *, instrumented: bool) -> dict[str, _Contender]:
     """The compiled model in one build, and the twin on the same records where a compiler is."""
     from model import atomics  # noqa: PLC0415 - the build is chosen before anything compiles
 
-    atomics.engine.instrumented = instrumented
+    atomics.engine.build = atomics.INSTRUMENTED if instrumented else atomics.PLAIN
     from benchmarks import drivers  # noqa: PLC0415
     from benchmarks.twin import build  # noqa: PLC0415
     from stress.config import Perturb  # noqa: PLC0415

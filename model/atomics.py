@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The only way to touch words that actors share, and the only places where another actor may come in.
 
-Every primitive has two bodies. Interpreted, it is a scheduling point: it calls the scheduler that the exploring engine has
-put into `engine`, then acts on the array. Compiled, it is the machine's own instruction; in an instrumented build a call of
-model/perturb.py:passed stands in front of it.
+Every primitive has two bodies. Interpreted, it asks the scheduler that the exploring engine has put into `engine` to do it when
+its turn has come. Compiled, it is one of three, a build each: the machine's own instruction; the same behind a call of
+model/perturb.py:passed (instrumented); a call of the exploring engine (explored).
 
     load, store                      READ_ONCE, WRITE_ONCE: plain moves, no order promised
     load_acquire, store_release      smp_load_acquire, smp_store_release
     xchg, cmpxchg, fetch_*           atomic read-modify-write with full order, as the kernel's value-returning forms
+    atomic_add, add_test             the same for sums of which nobody wants all bits; these commute with each other
     smp_mb, smp_rmb, smp_wmb         barriers; the last two only keep the compiler (and weak CPUs) from reordering
     block                            wait until one of two words changes (model/wait.py builds on it)
-    retry_pause                      a failed attempt that will be made again: RET_PF_RETRY
+    attempt, retry_pause             an attempt begins; it has failed and will be made again: RET_PF_RETRY
     might_sleep                      a place where the kernel may schedule, without a word of its own
     nap_us                           stay away for a while
 
@@ -30,6 +31,7 @@ from model.native import (
     address,
     context_get,
     cpu_relax,
+    explore_point,
     fence_compiler,
     fence_full,
     native_cmpxchg,
@@ -41,6 +43,7 @@ from model.native import (
     native_store,
     native_store_release,
     native_xchg,
+    nothing,
     poke,
     sched_yield,
     usleep,
@@ -48,9 +51,15 @@ from model.native import (
 from model.perturb import passed
 
 __all__ = [
+    "EXPLORED",
+    "INSTRUMENTED",
+    "PLAIN",
     "PRIMITIVES",
-    "READS",
     "Scheduler",
+    "add_test",
+    "apply",
+    "atomic_add",
+    "attempt",
     "block",
     "cmpxchg",
     "engine",
@@ -89,6 +98,9 @@ PRIMITIVES = (
     "retry_pause",
     "might_sleep",
     "nap_us",
+    "atomic_add",
+    "add_test",
+    "attempt",
 )
 (
     LOAD,
@@ -107,16 +119,22 @@ PRIMITIVES = (
     RETRY_PAUSE,
     MIGHT_SLEEP,
     NAP_US,
+    ATOMIC_ADD,
+    ADD_TEST,
+    ATTEMPT,
 ) = range(len(PRIMITIVES))
 
-READS = frozenset({LOAD, LOAD_ACQUIRE, SMP_MB, SMP_RMB, SMP_WMB, MIGHT_SLEEP, NAP_US})
+# The builds of compiled primitives.
+PLAIN = "plain"
+INSTRUMENTED = "noisy"
+EXPLORED = "explored"
 
 
 class Scheduler(Protocol):
     """What an exploring engine offers to the interpreted bodies."""
 
-    def point(self, primitive: int, array: Any, index: Any) -> None:
-        """Another actor may run here; returns when this one goes on."""
+    def operate(self, primitive: int, array: Any, index: Any, a: int, b: int) -> int:
+        """Let other actors run as the schedule says, then do the primitive (as `apply()` would) and return its result."""
 
     def block(self, array: Any, index: Any, value: int, array2: Any, index2: Any, value2: int) -> None:
         """Return once array[index] != value or array2[index2] != value2."""
@@ -126,99 +144,109 @@ class Scheduler(Protocol):
 
 
 class _Engine:
-    """Holds what the interpreted bodies use; `scheduler` is None outside an exploration."""
+    """Holds what the bodies use; `scheduler` is None outside an exploration."""
 
     scheduler: Scheduler | None = None
-    # Chosen before anything compiles: primitives count their sites and disturb their actor.
-    instrumented: bool = False
+    # Chosen before anything compiles: what stands in front of a compiled primitive.
+    build: str = PLAIN
 
 
 engine = _Engine()
 
 
-def _point(primitive: int, array: Any = None, index: Any = 0) -> None:
+def _operate(primitive: int, array: Any = None, index: Any = 0, a: int = 0, b: int = 0) -> int:
     if engine.scheduler is not None:
-        engine.scheduler.point(primitive, array, index)
+        return engine.scheduler.operate(primitive, array, index, a, b)
+    return apply(primitive, array, index, a, b)
+
+
+def apply(primitive: int, array: Any, index: Any, a: int, b: int) -> int:
+    """What a primitive does to its word, and what it returns; 0 for those without a word or a result."""
+    if array is None:
+        return 0
+    old = int(array[index])
+    if primitive in {STORE, STORE_RELEASE, XCHG}:
+        array[index] = a
+    elif primitive == CMPXCHG:
+        if old == a:
+            array[index] = b
+    elif primitive in {FETCH_ADD, ATOMIC_ADD, ADD_TEST}:
+        array[index] = old + a
+    elif primitive == FETCH_OR:
+        array[index] = old | a
+    elif primitive == FETCH_AND:
+        array[index] = old & a
+    return (old + a) & b if primitive == ADD_TEST else old
 
 
 def load(array: Any, index: Index) -> int:
     """READ_ONCE(array[index])."""
-    _point(LOAD, array, index)
-    return int(array[index])
+    return _operate(LOAD, array, index)
 
 
 def load_acquire(array: Any, index: Index) -> int:
     """smp_load_acquire(): nothing that follows moves before it."""
-    _point(LOAD_ACQUIRE, array, index)
-    return int(array[index])
+    return _operate(LOAD_ACQUIRE, array, index)
 
 
 def store(array: Any, index: Index, value: int) -> None:
     """WRITE_ONCE(array[index], value)."""
-    _point(STORE, array, index)
-    array[index] = value
+    _operate(STORE, array, index, value)
 
 
 def store_release(array: Any, index: Index, value: int) -> None:
     """smp_store_release(): nothing before it moves behind it."""
-    _point(STORE_RELEASE, array, index)
-    array[index] = value
+    _operate(STORE_RELEASE, array, index, value)
 
 
 def xchg(array: Any, index: Index, value: int) -> int:
     """Store value, return what was there."""
-    _point(XCHG, array, index)
-    old = int(array[index])
-    array[index] = value
-    return old
+    return _operate(XCHG, array, index, value)
 
 
 def cmpxchg(array: Any, index: Index, old: int, new: int) -> int:
     """Store new if old is there; return what was there."""
-    _point(CMPXCHG, array, index)
-    current = int(array[index])
-    if current == old:
-        array[index] = new
-    return current
+    return _operate(CMPXCHG, array, index, old, new)
 
 
 def fetch_add(array: Any, index: Index, value: int) -> int:
     """Add, return what was there before."""
-    _point(FETCH_ADD, array, index)
-    old = int(array[index])
-    array[index] = old + value
-    return old
+    return _operate(FETCH_ADD, array, index, value)
 
 
 def fetch_or(array: Any, index: Index, value: int) -> int:
     """Set bits, return what was there before."""
-    _point(FETCH_OR, array, index)
-    old = int(array[index])
-    array[index] = old | value
-    return old
+    return _operate(FETCH_OR, array, index, value)
 
 
 def fetch_and(array: Any, index: Index, value: int) -> int:
     """Keep only the given bits, return what was there before."""
-    _point(FETCH_AND, array, index)
-    old = int(array[index])
-    array[index] = old & value
-    return old
+    return _operate(FETCH_AND, array, index, value)
+
+
+def atomic_add(array: Any, index: Index, value: int) -> None:
+    """Add; nobody asks what was there, so two of these commute."""
+    _operate(ATOMIC_ADD, array, index, value)
+
+
+def add_test(array: Any, index: Index, value: int, mask: int) -> int:
+    """Add, return the bits of the sum that `mask` names: atomic_add_return() & mask."""
+    return _operate(ADD_TEST, array, index, value, mask)
 
 
 def smp_mb() -> None:
     """Full barrier: earlier stores are visible before later loads are made."""
-    _point(SMP_MB)
+    _operate(SMP_MB)
 
 
 def smp_rmb() -> None:
     """Read barrier: earlier loads are made before later ones."""
-    _point(SMP_RMB)
+    _operate(SMP_RMB)
 
 
 def smp_wmb() -> None:
     """Write barrier: earlier stores are visible before later ones."""
-    _point(SMP_WMB)
+    _operate(SMP_WMB)
 
 
 def block(array: Any, index: Index, value: int, array2: Any, index2: Index, value2: int) -> None:
@@ -229,6 +257,11 @@ def block(array: Any, index: Index, value: int, array2: Any, index2: Index, valu
         raise RuntimeError(f"a lone actor waits for a word to leave the value {value}: nobody is there to write it")
 
 
+def attempt() -> None:
+    """An attempt begins: what it reads from here on is what retry_pause() will wait for."""
+    _operate(ATTEMPT)
+
+
 def retry_pause() -> None:
     """A failed attempt will be repeated; it can only do better once another actor has written something it read."""
     if engine.scheduler is not None:
@@ -237,12 +270,12 @@ def retry_pause() -> None:
 
 def might_sleep() -> None:
     """The kernel may schedule here: pfn resolution, allocation."""
-    _point(MIGHT_SLEEP)
+    _operate(MIGHT_SLEEP)
 
 
 def nap_us(duration_us: int) -> None:
-    """Stay away for so many microseconds; in exploration just a scheduling point."""
-    _point(NAP_US)
+    """Stay away for so many microseconds; in exploration no time passes."""
+    _operate(NAP_US)
 
 
 _SPINS = 128
@@ -251,136 +284,120 @@ _SLEEP_US_FIRST = 20
 _SLEEP_US_MAX = 500
 
 
-@overload(load, jit_options=JIT_OPTIONS)
-def _load(array: Any, index: Any) -> Any:
-    if engine.instrumented:
-
-        def noisy(array: Any, index: Any) -> Any:
-            passed(LOAD, address(array, index))
-            return native_load(array, index)
-
-        return noisy
-
-    def plain(array: Any, index: Any) -> Any:
-        return native_load(array, index)
-
-    return plain
+# --- compiled bodies
+#
+# In the explored build a primitive is a call of the engine, which does it when its turn has come. In the other two it is the
+# machine's own instruction; instrumented, it is counted and may be disturbed first. `engine.build` is read while an overload is
+# being compiled, so what does not belong to the build is not there.
 
 
-@overload(load_acquire, jit_options=JIT_OPTIONS)
-def _load_acquire(array: Any, index: Any) -> Any:
-    if engine.instrumented:
+def _overload_word(primitive: Any, number: int, native: Any) -> None:
+    """A primitive on one word without further arguments: the loads."""
 
-        def noisy(array: Any, index: Any) -> Any:
-            passed(LOAD_ACQUIRE, address(array, index))
-            return native_load_acquire(array, index)
+    @overload(primitive, jit_options=JIT_OPTIONS)
+    def body(array: Any, index: Any) -> Any:
+        instrumented = engine.build == INSTRUMENTED
 
-        return noisy
+        def explored(array: Any, index: Any) -> Any:
+            return explore_point(number, address(array, index), 0, 0, 0, 0)
 
-    def plain(array: Any, index: Any) -> Any:
-        return native_load_acquire(array, index)
+        def direct(array: Any, index: Any) -> Any:
+            if instrumented:
+                passed(number, address(array, index))
+            return native(array, index)
 
-    return plain
-
-
-@overload(store, jit_options=JIT_OPTIONS)
-def _store(array: Any, index: Any, value: Any) -> Any:
-    if engine.instrumented:
-
-        def noisy(array: Any, index: Any, value: Any) -> Any:
-            passed(STORE, address(array, index))
-            native_store(array, index, value)
-
-        return noisy
-
-    def plain(array: Any, index: Any, value: Any) -> Any:
-        return native_store(array, index, value)
-
-    return plain
+        return explored if engine.build == EXPLORED else direct
 
 
-@overload(store_release, jit_options=JIT_OPTIONS)
-def _store_release(array: Any, index: Any, value: Any) -> Any:
-    if engine.instrumented:
+def _overload_value(primitive: Any, number: int, native: Any) -> None:
+    """A primitive on one word with a value: stores and read-modify-writes."""
 
-        def noisy(array: Any, index: Any, value: Any) -> Any:
-            passed(STORE_RELEASE, address(array, index))
-            native_store_release(array, index, value)
-
-        return noisy
-
-    def plain(array: Any, index: Any, value: Any) -> Any:
-        return native_store_release(array, index, value)
-
-    return plain
-
-
-def _overload_rmw(primitive: Any, number: int, native: Any) -> None:
     @overload(primitive, jit_options=JIT_OPTIONS)
     def body(array: Any, index: Any, value: Any) -> Any:
-        if engine.instrumented:
+        instrumented = engine.build == INSTRUMENTED
 
-            def noisy(array: Any, index: Any, value: Any) -> Any:
+        def explored(array: Any, index: Any, value: Any) -> Any:
+            return explore_point(number, address(array, index), value, 0, 0, 0)
+
+        def direct(array: Any, index: Any, value: Any) -> Any:
+            if instrumented:
                 passed(number, address(array, index))
-                return native(array, index, value)
-
-            return noisy
-
-        def plain(array: Any, index: Any, value: Any) -> Any:
             return native(array, index, value)
 
-        return plain
-
-
-_overload_rmw(xchg, XCHG, native_xchg)
-_overload_rmw(fetch_add, FETCH_ADD, native_fetch_add)
-_overload_rmw(fetch_or, FETCH_OR, native_fetch_or)
-_overload_rmw(fetch_and, FETCH_AND, native_fetch_and)
-
-
-@overload(cmpxchg, jit_options=JIT_OPTIONS)
-def _cmpxchg(array: Any, index: Any, old: Any, new: Any) -> Any:
-    if engine.instrumented:
-
-        def noisy(array: Any, index: Any, old: Any, new: Any) -> Any:
-            passed(CMPXCHG, address(array, index))
-            return native_cmpxchg(array, index, old, new)
-
-        return noisy
-
-    def plain(array: Any, index: Any, old: Any, new: Any) -> Any:
-        return native_cmpxchg(array, index, old, new)
-
-    return plain
+        return explored if engine.build == EXPLORED else direct
 
 
 def _overload_fence(primitive: Any, number: int, native: Any) -> None:
     @overload(primitive, jit_options=JIT_OPTIONS)
     def body() -> Any:
-        if engine.instrumented:
+        instrumented = engine.build == INSTRUMENTED
 
-            def noisy() -> Any:
+        def explored() -> Any:
+            explore_point(number, 0, 0, 0, 0, 0)
+
+        def direct() -> Any:
+            if instrumented:
                 passed(number, 0)
-                native()
+            native()
 
-            return noisy
-
-        def plain() -> Any:
-            return native()
-
-        return plain
+        return explored if engine.build == EXPLORED else direct
 
 
+_overload_word(load, LOAD, native_load)
+_overload_word(load_acquire, LOAD_ACQUIRE, native_load_acquire)
+_overload_value(store, STORE, native_store)
+_overload_value(store_release, STORE_RELEASE, native_store_release)
+_overload_value(xchg, XCHG, native_xchg)
+_overload_value(fetch_add, FETCH_ADD, native_fetch_add)
+_overload_value(fetch_or, FETCH_OR, native_fetch_or)
+_overload_value(fetch_and, FETCH_AND, native_fetch_and)
+_overload_value(atomic_add, ATOMIC_ADD, native_fetch_add)
 _overload_fence(smp_mb, SMP_MB, fence_full)
 _overload_fence(smp_rmb, SMP_RMB, fence_compiler)
 _overload_fence(smp_wmb, SMP_WMB, fence_compiler)
+_overload_fence(retry_pause, RETRY_PAUSE, sched_yield)
+_overload_fence(might_sleep, MIGHT_SLEEP, nothing)
+_overload_fence(attempt, ATTEMPT, nothing)
+
+
+@overload(cmpxchg, jit_options=JIT_OPTIONS)
+def _cmpxchg(array: Any, index: Any, old: Any, new: Any) -> Any:
+    instrumented = engine.build == INSTRUMENTED
+
+    def explored(array: Any, index: Any, old: Any, new: Any) -> Any:
+        return explore_point(CMPXCHG, address(array, index), old, new, 0, 0)
+
+    def direct(array: Any, index: Any, old: Any, new: Any) -> Any:
+        if instrumented:
+            passed(CMPXCHG, address(array, index))
+        return native_cmpxchg(array, index, old, new)
+
+    return explored if engine.build == EXPLORED else direct
+
+
+@overload(add_test, jit_options=JIT_OPTIONS)
+def _add_test(array: Any, index: Any, value: Any, mask: Any) -> Any:
+    instrumented = engine.build == INSTRUMENTED
+
+    def explored(array: Any, index: Any, value: Any, mask: Any) -> Any:
+        return explore_point(ADD_TEST, address(array, index), value, mask, 0, 0)
+
+    def direct(array: Any, index: Any, value: Any, mask: Any) -> Any:
+        if instrumented:
+            passed(ADD_TEST, address(array, index))
+        return (native_fetch_add(array, index, value) + value) & mask
+
+    return explored if engine.build == EXPLORED else direct
 
 
 @overload(block, jit_options=JIT_OPTIONS)
 def _block(array: Any, index: Any, value: Any, array2: Any, index2: Any, value2: Any) -> Any:
-    instrumented = engine.instrumented
+    instrumented = engine.build == INSTRUMENTED
 
-    def native(array: Any, index: Any, value: Any, array2: Any, index2: Any, value2: Any) -> Any:
+    def explored(array: Any, index: Any, value: Any, array2: Any, index2: Any, value2: Any) -> Any:
+        explore_point(BLOCK, address(array, index), value, 0, address(array2, index2), value2)
+
+    def direct(array: Any, index: Any, value: Any, array2: Any, index2: Any, value2: Any) -> Any:
         if instrumented:
             passed(BLOCK, address(array, index))
         tries = 0
@@ -401,39 +418,19 @@ def _block(array: Any, index: Any, value: Any, array2: Any, index2: Any, value2:
         if tries >= _SPINS + _YIELDS and context_get(CTX_WAIT) != 0:
             poke(context_get(CTX_WAIT), 0)
 
-    return native
-
-
-@overload(retry_pause, jit_options=JIT_OPTIONS)
-def _retry_pause() -> Any:
-    instrumented = engine.instrumented
-
-    def native() -> Any:
-        if instrumented:
-            passed(RETRY_PAUSE, 0)
-        sched_yield()
-
-    return native
-
-
-@overload(might_sleep, jit_options=JIT_OPTIONS)
-def _might_sleep() -> Any:
-    instrumented = engine.instrumented
-
-    def native() -> Any:
-        if instrumented:
-            passed(MIGHT_SLEEP, 0)
-
-    return native
+    return explored if engine.build == EXPLORED else direct
 
 
 @overload(nap_us, jit_options=JIT_OPTIONS)
 def _nap_us(duration_us: Any) -> Any:
-    instrumented = engine.instrumented
+    instrumented = engine.build == INSTRUMENTED
 
-    def native(duration_us: Any) -> Any:
+    def explored(duration_us: Any) -> Any:
+        explore_point(NAP_US, 0, 0, 0, 0, 0)
+
+    def direct(duration_us: Any) -> Any:
         if instrumented:
             passed(NAP_US, 0)
         usleep(np.uint32(duration_us))
 
-    return native
+    return explored if engine.build == EXPLORED else direct

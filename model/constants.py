@@ -39,6 +39,10 @@ RET_PF_EMULATE = 2
 RET_PF_FIXED = 3
 RET_PF_SPURIOUS = 4
 
+# --- scripts (model/script.py): a guest access is gfn << 1 | write, everything else is negative
+SCRIPT_EXIT = -1
+SCRIPT_HALT = -2
+
 # --- states of a page of the pool
 SP_FREE = 0
 SP_CACHED = 1

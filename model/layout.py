@@ -40,6 +40,7 @@ __all__ = [
     "NR_FIELDS_MAX",
     "NR_PRIMITIVES",
     "RING_SLOTS_MAX",
+    "SCRIPT_MAX",
     "VM",
     "Vm",
     "actor_name",
@@ -69,11 +70,12 @@ MAX_RANGES = 2 * MAX_SLOTS + 1
 MAX_TLB = 1024
 MAX_FINDINGS = 64
 NR_COUNTERS = 64
-NR_PRIMITIVES = 16
+NR_PRIMITIVES = 24
 NR_FIELDS_MAX = 192
 NR_MUTATIONS = 32
-CACHE_PAGES_MAX = 8
+CACHE_PAGES_MAX = 40  # KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE
 RING_SLOTS_MAX = 65536
+SCRIPT_MAX = 64
 RING_WORDS = 8
 
 FINDING_FIELDS = (
@@ -121,7 +123,7 @@ ACTOR = _row(
     ("need_resched",),  # written by the perturbation of this actor, or by tests
     ("srcu_seq",),  # odd: inside a kvm->srcu read section
     ("rcu_seq",),  # odd: inside an RCU read section
-    ("held", "rng", "progress", "retries", "phase", "wait_word", "sample"),
+    ("held", "rng", "progress", "retries", "phase", "wait_word", "sample", "script_next"),
     ("ring_head",),
     ("ring_tail",),  # written by the drain
 )
@@ -206,6 +208,8 @@ CFG = _row(
         "toggler_period_us_max",
         "hole_gfn",
         "extent_frames",
+        "scripted",
+        "cache_pages",
     )
 )
 
@@ -238,6 +242,8 @@ _HEAD: list[tuple[Any, ...]] = [
     ("user_extent_used", np.int64, (MAX_EXTENTS,)),
     ("slot_cfg", SLOT_CFG, (MAX_SLOTS,)),
     ("range", RANGE, (MAX_RANGES,)),
+    ("script", np.int64, (MAX_ACTORS, SCRIPT_MAX)),
+    ("script_length", np.int64, (MAX_ACTORS,)),
     ("finding", FINDING, (MAX_FINDINGS,)),
     ("iter", ITER, (MAX_ACTORS,)),
     ("iter_path", np.int64, (MAX_ACTORS, 8)),

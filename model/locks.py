@@ -10,7 +10,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from model.atomics import cmpxchg, fetch_add, fetch_and, fetch_or, load, load_acquire, nap_us, store, store_release
+from model.atomics import (
+    add_test,
+    atomic_add,
+    cmpxchg,
+    fetch_add,
+    fetch_and,
+    fetch_or,
+    load,
+    load_acquire,
+    nap_us,
+    store,
+    store_release,
+)
 from model.constants import C_LOCK_WAITS, EV_CONTENTION_BEGIN, EV_LOCK_ACQUIRE, EV_LOCK_RELEASE
 from model.jit import kernel
 from model.layout import Vm
@@ -110,9 +122,9 @@ def mutex_unlock(vm: Vm, me: int, lock: Any) -> None:
 def read_lock(vm: Vm, me: int, lock: Any) -> None:
     """queued_read_lock(): share the lock unless a writer holds it or waits for it."""
     lockdep_check_order(vm, me, LOCK_MMU_READ)
-    if (fetch_add(lock.cnts, 0, QR_BIAS) & (QW_LOCKED | QW_WAITING)) != 0:
+    if add_test(lock.cnts, 0, QR_BIAS, QW_LOCKED | QW_WAITING) != 0:
         # Somebody writes or is about to: step back and queue behind him.
-        fetch_add(lock.cnts, 0, -QR_BIAS)
+        atomic_add(lock.cnts, 0, -QR_BIAS)
         _contended(vm, me, LOCK_MMU_READ, _MODE_READ)
         _queue(vm, me, lock)
         cnts = fetch_add(lock.cnts, 0, QR_BIAS) + QR_BIAS
@@ -129,7 +141,7 @@ def read_unlock(vm: Vm, me: int, lock: Any) -> None:
     """queued_read_unlock()."""
     trace(vm, me, EV_LOCK_RELEASE, -1, -1, -1, -1, LOCK_MMU_READ, _MODE_READ)
     lockdep_release(vm, me, LOCK_MMU_READ)
-    fetch_add(lock.cnts, 0, -QR_BIAS)
+    atomic_add(lock.cnts, 0, -QR_BIAS)
 
 
 @kernel

@@ -306,7 +306,7 @@ def kvm_mmu_page_fault(vm: Vm, me: int, gfn: int, write: bool) -> int:
     Source: kvm_tdp_mmu_page_fault() and kvm_mmu_faultin_pfn(), arch/x86/kvm/mmu/mmu.c.
     """
     vm.counter[me, C_PAGE_FAULTS] += 1
-    if load(vm.kvm.zapping, 0) != 0:
+    if vm.kvm.zapping[0] != 0:
         vm.counter[me, C_FAULTS_DURING_ZAP] += 1
     root = vm.vcpu.root_hpa[me]
     # fast_page_fault() has its place here; every mapping is writable, so it has nothing to fix yet.

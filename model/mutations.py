@@ -17,6 +17,7 @@ __all__ = [
     "FAULT_INTO_INVALIDATED_ROOT",
     "ITERATOR_WITHOUT_REFERENCE",
     "MUTATIONS",
+    "NO_ENTRY_BARRIER",
     "NO_FLUSH_ON_LOAD",
     "NO_GIFT",
     "NO_REQUEST",
@@ -43,6 +44,7 @@ ADVANCE_AFTER_YIELD = 9
 NO_GIFT = 10
 PUT_BEFORE_ZAP = 11
 ITERATOR_WITHOUT_REFERENCE = 12
+NO_ENTRY_BARRIER = 13
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ MUTATIONS: dict[str, Mutation] = {
         ITERATOR_WITHOUT_REFERENCE,
         "",
         "The root iterator takes no reference; the gifted one hides that until K4 (I10).",
+    ),
+    "no-entry-barrier": Mutation(
+        NO_ENTRY_BARRIER,
+        "",
+        "No full barrier between mode := IN_GUEST_MODE and the read of the requests, nor srcu_read_unlock()'s in its place.",
     ),
 }
 

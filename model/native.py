@@ -23,6 +23,9 @@ __all__ = [
     "context_set",
     "cpu_relax",
     "cycle_counter",
+    "explore_event",
+    "explore_now",
+    "explore_point",
     "fence_compiler",
     "fence_full",
     "native_cmpxchg",
@@ -34,6 +37,7 @@ __all__ = [
     "native_store",
     "native_store_release",
     "native_xchg",
+    "nothing",
     "peek",
     "peek16",
     "poke",
@@ -43,6 +47,11 @@ __all__ = [
 
 _I64 = ir.IntType(64)
 _I16 = ir.IntType(16)
+
+# The exploring engine's own, bound to these symbols before an explored build is loaded (stress/explore).
+explore_point = types.ExternalFunction("zaptorture_explore_point", types.int64(*[types.int64] * 6))
+explore_event = types.ExternalFunction("zaptorture_explore_event", types.void(*[types.int64] * 8))
+explore_now = types.ExternalFunction("zaptorture_explore_now", types.int64())
 
 usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 sched_yield = types.ExternalFunction("sched_yield", types.int32())
@@ -195,6 +204,16 @@ def fence_compiler(typing: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.fence("acq_rel")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def nothing(typing: Any) -> Any:
+    """No instruction at all."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generate

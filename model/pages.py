@@ -77,11 +77,17 @@ def free_page(vm: Vm, me: int, page: int) -> None:
 def mmu_topup_memory_caches(vm: Vm, me: int) -> None:
     """Make sure that a fault or a root load finds all the pages that it may need: one a level.
 
+    A cache that is short of that is filled to its capacity, which is the same number in a run: pages shall go round quickly.
+
     Context: may sleep, so no mmu_lock.
+
+    Source: __kvm_mmu_topup_memory_cache(), virt/kvm/kvm_main.c.
     """
     lockdep_assert_not_held(vm, me)
     might_sleep()
-    while vm.cache_nr[me, 0] < vm.cfg.levels[0]:
+    if vm.cache_nr[me, 0] >= vm.cfg.levels[0]:
+        return
+    while vm.cache_nr[me, 0] < vm.cfg.cache_pages[0]:
         page = alloc_page(vm, me)
         vm.cache_page[me, vm.cache_nr[me, 0]] = page
         vm.cache_nr[me, 0] += 1

@@ -79,8 +79,9 @@ def kvm_make_all_cpus_request(vm: Vm, me: int, request: int, wait: bool) -> None
     Source: kvm_make_all_cpus_request(), virt/kvm/kvm_main.c.
     """
     for vcpu in range(vm.cfg.nr_vcpus[0]):
-        # The snapshot is for I26 alone: which guest entry, if any, was under way before the request.
-        vm.snapshot[me, vcpu] = vm.vcpu.entry_seq[vcpu] if load_acquire(vm.vcpu.in_guest, vcpu) != 0 else -1
+        if vm.cfg.check_level[0] > 0:
+            # The snapshot is for I26 alone: which guest entry, if any, was under way before the request.
+            vm.snapshot[me, vcpu] = vm.vcpu.entry_seq[vcpu] if load_acquire(vm.vcpu.in_guest, vcpu) != 0 else -1
         kvm_make_request(vm, me, vcpu, request)
         # Pairs with the barrier behind mode := IN_GUEST_MODE in vcpu_enter_guest().
         smp_mb()
@@ -104,6 +105,7 @@ def kvm_make_all_cpus_request(vm: Vm, me: int, request: int, wait: bool) -> None
     if vm.cfg.check_level[0] > 0:
         for vcpu in range(vm.cfg.nr_vcpus[0]):
             before = vm.snapshot[me, vcpu]
+            vm.snapshot[me, vcpu] = 0
             if before >= 0 and load_acquire(vm.vcpu.in_guest, vcpu) != 0 and load(vm.vcpu.entry_seq, vcpu) == before:
                 report(vm, me, INVARIANT, 26, -1, -1, -1, vm.vcpu.root_hpa[vcpu], vcpu, DETAIL_NOT_ACKED, before)
 

@@ -7,7 +7,7 @@ for write plain exchanges do, and FROZEN is never seen.
 
 from __future__ import annotations
 
-from model.atomics import cmpxchg, fetch_add, load, store, xchg
+from model.atomics import atomic_add, cmpxchg, load, store, xchg
 from model.constants import (
     C_BACK_HALF_YIELDS,
     C_LEAFS_YIELDS,
@@ -101,7 +101,7 @@ DETAIL_STILL_SCHEDULED = 66
 
 @kernel
 def _tdp_unaccount_mmu_page(vm: Vm) -> None:
-    fetch_add(vm.kvm.tdp_mmu_pages, 0, -1)
+    atomic_add(vm.kvm.tdp_mmu_pages, 0, -1)
 
 
 @kernel
@@ -242,7 +242,7 @@ def _tdp_mmu_link_sp(vm: Vm, me: int, page: int) -> bool:
     """tdp_mmu_link_sp(): make a new, empty table visible."""
     if not tdp_mmu_set_spte_atomic(vm, me, make_nonleaf_spte(page)):
         return False
-    fetch_add(vm.kvm.tdp_mmu_pages, 0, 1)
+    atomic_add(vm.kvm.tdp_mmu_pages, 0, 1)
     return True
 
 

@@ -6,7 +6,7 @@ Pages, roots, references, SPTEs and frames: what was taken has been given back, 
 
 from __future__ import annotations
 
-from model.atomics import fetch_add, load, load_acquire, store, store_release
+from model.atomics import atomic_add, load, load_acquire, store, store_release
 from model.constants import (
     C_SPTES_SET,
     C_SPTES_ZAPPED,
@@ -23,7 +23,7 @@ from model.tdp_mmu import kvm_tdp_mmu_invalidate_roots, kvm_tdp_mmu_zap_invalida
 from model.trace import trace
 from model.wait import wait_while
 
-__all__ = ["kvm_destroy_vm"]
+__all__ = ["check_balance", "kvm_destroy_vm", "kvm_mmu_uninit_tdp_mmu"]
 
 DETAIL_PAGES_COUNTED = 100
 DETAIL_ROOTS_LEFT = 101
@@ -34,7 +34,7 @@ DETAIL_FRAMES_HELD = 105
 
 
 @kernel
-def _kvm_mmu_uninit_tdp_mmu(vm: Vm, me: int) -> None:
+def kvm_mmu_uninit_tdp_mmu(vm: Vm, me: int) -> None:
     """Invalidate what is left and zap it; no vCPU exists any more.
 
     Context: slots_lock held, for the assertions alone.
@@ -61,7 +61,11 @@ def _leak(vm: Vm, me: int, invariant: int, root: int, detail: int, observed: int
 
 
 @kernel
-def _check_balance(vm: Vm, me: int) -> None:
+def check_balance(vm: Vm, me: int) -> None:
+    """Pages, roots, SPTEs and frames: all that was taken has been given back (I8, I11).
+
+    Context: no other actor is left, no RCU callback pending.
+    """
     if vm.kvm.tdp_mmu_roots[0] != 0:
         _leak(vm, me, 8, vm.kvm.tdp_mmu_roots[0], DETAIL_ROOTS_LEFT, vm.sp.refcount[vm.kvm.tdp_mmu_roots[0]])
     if load(vm.kvm.tdp_mmu_pages, 0) != 0:
@@ -90,11 +94,11 @@ def kvm_destroy_vm(vm: Vm, me: int) -> None:
     """
     mutex_lock(vm, me, vm.slots_lock)
     run_deferred_back_half(vm, me)
-    _kvm_mmu_uninit_tdp_mmu(vm, me)
+    kvm_mmu_uninit_tdp_mmu(vm, me)
     mutex_unlock(vm, me, vm.slots_lock)
     _rcu_barrier(vm, me)
-    _check_balance(vm, me)
+    check_balance(vm, me)
     trace(vm, me, EV_VM_DESTROY, -1, -1, -1, -1, -1, -1)
     store(vm.run.rcu_stop, 0, 1)
-    fetch_add(vm.rcu.kick, 0, 1)
+    atomic_add(vm.rcu.kick, 0, 1)
     store_release(vm.run.destroyed, 0, 1)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Tracing as a primitive: one call, two bodies.
 
-Interpreted, an event is appended to the list in `tracer`. Compiled, it is a record of eight words in the actor's ring in shared
+Interpreted, an event is appended to the list in `tracer`, or handed to the exploring engine. Compiled, it is handed to that engine
+too in an explored build; otherwise it is a record of eight words in the actor's ring in shared
 memory: time, kind, gfn, root, pfn, incarnation, two arguments; -1 where a field does not apply. Under the policy `all` or
 `sampled` a full ring makes the actor wait for the drain; under `window` the oldest record is overwritten, until a
 finding freezes the window.
@@ -9,11 +10,12 @@ finding freezes the window.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numba.extending import overload
 
+from model.atomics import EXPLORED, engine
 from model.constants import LOG_SAMPLED, LOG_WINDOW
 from model.context import CTX_CLOCK, CTX_TIMESPEC
 from model.jit import JIT_OPTIONS
@@ -23,6 +25,8 @@ from model.native import (
     context_address,
     context_get,
     cycle_counter,
+    explore_event,
+    explore_now,
     native_load,
     native_load_acquire,
     native_store_release,
@@ -30,17 +34,28 @@ from model.native import (
     usleep,
 )
 
-__all__ = ["now", "trace", "trace_access", "tracer"]
+__all__ = ["Sink", "now", "trace", "trace_access", "tracer"]
 
 _NS_PER_S = 1_000_000_000
 _CLOCK_MONOTONIC = 1
 
 
+class Sink(Protocol):
+    """What an exploring engine offers to the interpreted bodies: its own clock, and a place for events."""
+
+    def now(self) -> int:
+        """Steps of the execution so far."""
+
+    def event(self, me: int, kind: int, gfn: int, root: int, pfn: int, incarnation: int, arg0: int, arg1: int) -> None:
+        """Take one event."""
+
+
 class _Tracer:
-    """Holds the interpreted events, and the interpreted clock: one tick a call."""
+    """Holds the interpreted events, and the interpreted clock: one tick a call; `sink` replaces both."""
 
     events: list[tuple[int, ...]] | None = None
     ticks: int = 0
+    sink: Sink | None = None
 
 
 tracer = _Tracer()
@@ -48,13 +63,17 @@ tracer = _Tracer()
 
 def now() -> int:
     """The time in ticks of the run's clock (manifest.json says which); interpreted, a logical clock."""
+    if tracer.sink is not None:
+        return tracer.sink.now()
     tracer.ticks += 1
     return tracer.ticks
 
 
 def trace(vm: Vm, me: int, kind: int, gfn: int, root: int, pfn: int, incarnation: int, arg0: int, arg1: int) -> None:
     """Record one event of this actor."""
-    if tracer.events is not None:
+    if tracer.sink is not None:
+        tracer.sink.event(me, kind, gfn, root, pfn, incarnation, arg0, arg1)
+    elif tracer.events is not None:
         tracer.events.append((now(), me, kind, gfn, root, pfn, incarnation, arg0, arg1))
 
 
@@ -69,7 +88,10 @@ def _now() -> Any:
         clock_gettime(np.int32(_CLOCK_MONOTONIC), spec)
         return peek(spec) * _NS_PER_S + peek(spec + 8)
 
-    return native
+    def explored() -> Any:
+        return explore_now()
+
+    return explored if engine.build == EXPLORED else native
 
 
 @overload(trace, jit_options=JIT_OPTIONS)
@@ -95,7 +117,10 @@ def _trace(vm: Any, me: Any, kind: Any, gfn: Any, root: Any, pfn: Any, incarnati
         # Pairs with the drain's read of the head before the records.
         native_store_release(vm.actor.ring_head, me, head + 1)
 
-    return native
+    def explored(vm: Any, me: Any, kind: Any, gfn: Any, root: Any, pfn: Any, incarnation: Any, arg0: Any, arg1: Any) -> Any:
+        explore_event(me, kind, gfn, root, pfn, incarnation, arg0, arg1)
+
+    return explored if engine.build == EXPLORED else native
 
 
 def trace_access(vm: Vm, me: int, kind: int, gfn: int, root: int, pfn: int, incarnation: int, arg0: int, arg1: int) -> None:
@@ -113,4 +138,7 @@ def _trace_access(vm: Any, me: Any, kind: Any, gfn: Any, root: Any, pfn: Any, in
             vm.actor.sample[me] = vm.cfg.log_sample[0]
         trace(vm, me, kind, gfn, root, pfn, incarnation, arg0, arg1)
 
-    return native
+    def explored(vm: Any, me: Any, kind: Any, gfn: Any, root: Any, pfn: Any, incarnation: Any, arg0: Any, arg1: Any) -> Any:
+        explore_event(me, kind, gfn, root, pfn, incarnation, arg0, arg1)
+
+    return explored if engine.build == EXPLORED else native

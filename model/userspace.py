@@ -39,7 +39,7 @@ from model.teardown import kvm_destroy_vm
 from model.trace import now, trace
 from model.wait import wait_while
 
-__all__ = ["controller_main", "toggler_main", "userspace_create", "userspace_delete", "userspace_move"]
+__all__ = ["controller_main", "toggle_quirk", "toggler_main", "userspace_create", "userspace_delete", "userspace_move"]
 
 _DWELL_NAP_US = 50
 
@@ -209,20 +209,26 @@ def controller_main(vm: Vm, me: int) -> None:
 
 
 @kernel
+def toggle_quirk(vm: Vm, me: int) -> None:
+    """KVM_CAP_DISABLE_QUIRKS2: the other way round, or off once for all."""
+    quirks = load(vm.kvm.disabled_quirks, 0)
+    if vm.cfg.toggler_mode[0] == TOGGLER_FLIP:
+        quirks = quirks ^ KVM_X86_QUIRK_SLOT_ZAP_ALL
+    else:
+        quirks = quirks | KVM_X86_QUIRK_SLOT_ZAP_ALL
+    store(vm.kvm.disabled_quirks, 0, quirks)
+    vm.counter[me, C_QUIRK_TOGGLES] += 1
+    vm.actor.progress[me] += 1
+    trace(vm, me, EV_QUIRK_TOGGLE, -1, -1, -1, -1, quirks, -1)
+
+
+@kernel
 def toggler_main(vm: Vm, me: int) -> None:
     """A second userspace thread that changes the quirk: there and back (kernels of the 6.12 era), or off once for all."""
     store(vm.actor.phase, me, PHASE_RUNNING)
     while load_acquire(vm.run.stop, 0) == 0 and load_acquire(vm.run.destroyed, 0) == 0:
         nap_us(1 + _draw(vm, me, vm.cfg.toggler_period_us_max[0]))
-        quirks = load(vm.kvm.disabled_quirks, 0)
-        if vm.cfg.toggler_mode[0] == TOGGLER_FLIP:
-            quirks = quirks ^ KVM_X86_QUIRK_SLOT_ZAP_ALL
-        else:
-            quirks = quirks | KVM_X86_QUIRK_SLOT_ZAP_ALL
-        store(vm.kvm.disabled_quirks, 0, quirks)
-        vm.counter[me, C_QUIRK_TOGGLES] += 1
-        vm.actor.progress[me] += 1
-        trace(vm, me, EV_QUIRK_TOGGLE, -1, -1, -1, -1, quirks, -1)
+        toggle_quirk(vm, me)
         if vm.cfg.toggler_mode[0] != TOGGLER_FLIP:
             break
     store(vm.actor.phase, me, PHASE_DONE)

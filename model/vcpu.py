@@ -8,7 +8,7 @@ once they are on again.
 
 from __future__ import annotations
 
-from model.atomics import fetch_add, load, load_acquire, nap_us, retry_pause, smp_mb, smp_wmb, store, store_release
+from model.atomics import atomic_add, attempt, load, load_acquire, nap_us, retry_pause, smp_mb, smp_wmb, store, store_release
 from model.constants import (
     C_ACKS_IN_GUEST,
     C_CANCELLED_ENTRIES,
@@ -40,16 +40,18 @@ from model.finding import report
 from model.jit import kernel
 from model.layout import Vm
 from model.mmu import kvm_mmu_free_obsolete_roots, kvm_mmu_page_fault, kvm_mmu_reload, kvm_mmu_unload
+from model.mutations import NO_ENTRY_BARRIER, planted
 from model.oracle import guest_touch
 from model.pages import drain_memory_caches
 from model.rcu import srcu_read_lock, srcu_read_unlock
 from model.requests import kvm_check_request, kvm_request_pending
 from model.rng import rng_bits, rng_next
+from model.script import next_in_script, script_halts, script_is_over
 from model.tlb import hw_walk, kvm_flush_tlb_all, tlb_lookup
 from model.trace import trace
 from model.wait import ack_ipis, ipi_pending, wait_while
 
-__all__ = ["guest_access", "guest_run", "vcpu_enter_guest", "vcpu_main"]
+__all__ = ["guest_access", "guest_run", "vcpu_enter_guest", "vcpu_main", "vcpu_run"]
 
 DETAIL_ENTRY_WITHOUT_FLUSH = 90
 
@@ -100,7 +102,14 @@ def guest_run(vm: Vm, me: int) -> int:
         if ipi_pending(vm, me):
             reason = EXIT_IPI
             break
-        if gfn < 0:
+        if gfn < 0 and vm.cfg.scripted[0] != 0:
+            step = next_in_script(vm, me)
+            if step < 0:
+                # The guest's own wish to leave, or the end of its script.
+                break
+            gfn = step >> 1
+            write = step & 1 != 0
+        elif gfn < 0:
             rng = rng_next(rng)
             chosen = rng_bits(rng)
             write = chosen < vm.cfg.write_threshold[0]
@@ -162,7 +171,9 @@ def vcpu_enter_guest(vm: Vm, me: int) -> int:
     store_release(vm.vcpu.mode, me, IN_GUEST_MODE)
     srcu_read_unlock(vm, me)
     # Between the mode and the requests: either the sender sees us in the guest, or we see its request.
-    smp_mb()
+    # Deliberate bug (no-entry-barrier): the mode may still be in the store buffer when the requests are read.
+    if not planted(vm, NO_ENTRY_BARRIER):
+        smp_mb()
     # 5. The last check.
     if _kvm_vcpu_exit_request(vm, me):
         store(vm.vcpu.mode, me, OUTSIDE_GUEST_MODE)
@@ -197,7 +208,8 @@ def vcpu_enter_guest(vm: Vm, me: int) -> int:
 
 
 @kernel
-def _handle_ept_violation(vm: Vm, me: int) -> None:
+def _handle_ept_violation(vm: Vm, me: int) -> bool:
+    """Returns False if the fault must be retried."""
     result = kvm_mmu_page_fault(vm, me, vm.vcpu.retry_gfn[me], vm.vcpu.retry_write[me] != 0)
     if result == RET_PF_EMULATE:
         # MMIO: userspace emulates the access, the guest goes on behind it.
@@ -205,13 +217,16 @@ def _handle_ept_violation(vm: Vm, me: int) -> None:
         vm.actor.progress[me] += 1
     elif result == RET_PF_RETRY:
         vm.actor.retries[me] += 1
-        rng = rng_next(vm.actor.rng[me])
-        vm.actor.rng[me] = rng
-        if rng_bits(rng) < _RETRY_GIVE_UP:
-            # The guest's timer interrupt came first; another task runs.
-            vm.vcpu.retry_gfn[me] = -1
+        if vm.cfg.scripted[0] == 0:
+            rng = rng_next(vm.actor.rng[me])
+            vm.actor.rng[me] = rng
+            if rng_bits(rng) < _RETRY_GIVE_UP:
+                # The guest's timer interrupt came first; another task runs.
+                vm.vcpu.retry_gfn[me] = -1
+        return False
     else:
         vm.actor.progress[me] += 1
+    return True
 
 
 @kernel
@@ -232,34 +247,51 @@ def _kvm_vcpu_halt(vm: Vm, me: int) -> None:
 
 
 @kernel
-def vcpu_main(vm: Vm, me: int) -> None:
-    """A vCPU from its first KVM_RUN until the run stops, then its destruction."""
-    store(vm.actor.phase, me, PHASE_RUNNING)
-    vm.vcpu.retry_gfn[me] = -1
-    srcu_read_lock(vm, me)
+def _goes_on(vm: Vm, me: int, entries: int) -> bool:
+    if vm.cfg.scripted[0] != 0:
+        # An access that faulted is made before the script counts as over.
+        return vm.vcpu.retry_gfn[me] >= 0 or not script_is_over(vm, me)
+    return vm.cfg.entries_max[0] == 0 or entries < vm.cfg.entries_max[0]
+
+
+@kernel
+def vcpu_run(vm: Vm, me: int) -> None:
+    """KVM_RUN, again and again, until the run stops or the vCPU has done its part.
+
+    Context: kvm->srcu held on entry and on return.
+    """
     entries = 0
-    while load_acquire(vm.run.stop, 0) == 0 and (vm.cfg.entries_max[0] == 0 or entries < vm.cfg.entries_max[0]):
+    while load_acquire(vm.run.stop, 0) == 0 and _goes_on(vm, me, entries):
+        attempt()
         reason = vcpu_enter_guest(vm, me)
         entries += 1
-        if reason == EXIT_FAULT:
-            retries = vm.actor.retries[me]
-            _handle_ept_violation(vm, me)
-            if vm.actor.retries[me] != retries:
-                # RET_PF_RETRY: leave kvm->srcu, or the memslot update that we wait for waits for us.
-                srcu_read_unlock(vm, me)
-                retry_pause()
-                srcu_read_lock(vm, me)
+        if reason == EXIT_FAULT and not _handle_ept_violation(vm, me):
+            # RET_PF_RETRY: leave kvm->srcu, or the memslot update that we wait for waits for us.
+            srcu_read_unlock(vm, me)
+            retry_pause()
+            srcu_read_lock(vm, me)
         if vm.cfg.halt_threshold[0] != 0:
             rng = rng_next(vm.actor.rng[me])
             vm.actor.rng[me] = rng
             if rng_bits(rng) < vm.cfg.halt_threshold[0]:
                 _kvm_vcpu_halt(vm, me)
+        elif vm.cfg.scripted[0] != 0 and script_halts(vm, me):
+            _kvm_vcpu_halt(vm, me)
+
+
+@kernel
+def vcpu_main(vm: Vm, me: int) -> None:
+    """A vCPU from its first KVM_RUN until the run stops, then its destruction."""
+    store(vm.actor.phase, me, PHASE_RUNNING)
+    vm.vcpu.retry_gfn[me] = -1
+    srcu_read_lock(vm, me)
+    vcpu_run(vm, me)
     kvm_mmu_unload(vm, me)
     srcu_read_unlock(vm, me)
     drain_memory_caches(vm, me)
     trace(vm, me, EV_VCPU_DESTROY, -1, -1, -1, -1, -1, -1)
     vm.actor.progress[me] += 1
-    fetch_add(vm.run.vcpus_running, 0, -1)
+    atomic_add(vm.run.vcpus_running, 0, -1)
     # A kick may still be on its way: keep acknowledging until the VM is gone.
     wait_while(vm, me, vm.run.destroyed, 0, 0)
     store(vm.actor.phase, me, PHASE_DONE)

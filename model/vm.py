@@ -35,7 +35,11 @@ class SlotSettings:
 
 @dataclass(frozen=True)
 class VmSettings:
-    """Everything a run of the model depends on. Ratios are 0 to 1, times as their names say, 0 means without limit."""
+    """Everything a run of the model depends on. Ratios are 0 to 1, times as their names say, 0 means without limit.
+
+    `cache_pages` is the capacity of a vCPU's memory cache; 0: one page a level. `scripts` has, for each actor that follows one, its
+    id and what it does (model/script.py); without any, accesses and operations are drawn.
+    """
 
     nr_vcpus: int
     levels: int
@@ -64,6 +68,8 @@ class VmSettings:
     entries_max: int = 0
     toggler_mode: str = "off"
     toggler_period_us_max: int = 500
+    cache_pages: int = 0
+    scripts: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     def with_bugs(self, *bugs: str) -> VmSettings:
         """The same run with these bugs planted."""
@@ -105,6 +111,11 @@ def setup_vm(vm: Vm, settings: VmSettings) -> None:
     cfg.entries_max[0] = settings.entries_max
     cfg.toggler_mode[0] = TOGGLER_MODES.index(settings.toggler_mode)
     cfg.toggler_period_us_max[0] = settings.toggler_period_us_max
+    cfg.cache_pages[0] = settings.cache_pages or settings.levels
+    cfg.scripted[0] = 1 if settings.scripts else 0
+    for actor, script in settings.scripts:
+        vm.script[actor, : len(script)] = script
+        vm.script_length[actor] = len(script)
 
     for name in settings.bugs:
         vm.mutation[MUTATIONS[name].id] = 1

@@ -20,18 +20,22 @@ LAYERS: dict[str, set[str]] = {
     "stress": set(),
     "stress.verdict": set(),
     "stress.errors": {"stress.verdict"},
-    "stress.config": {"stress.errors", "model.layout", "model.mutations"},
+    "stress.config": {"stress.errors", "model.constants", "model.layout", "model.mutations"},
     "stress.log": {"stress.errors"},
     "stress.buildcache": set(),
-    "stress.check": {"stress.buildcache", "stress.errors", "stress.log", "stress.verdict"},
+    "stress.jit": {"stress.buildcache"},
+    "stress.check": {"stress.errors", "stress.jit", "stress.log", "stress.verdict"},
     "stress.engine": {"stress", "stress.buildcache", "stress.config", "stress.errors", "stress.log", "stress.verdict", "model"},
+    "stress.explore": {"stress", "stress.buildcache", "stress.config", "stress.engine", "stress.errors", "stress.jit", "model"},
     "stress.report": {
         "stress.check",
         "stress.config",
         "stress.engine",
         "stress.errors",
+        "stress.explore",
         "stress.log",
         "stress.verdict",
+        "model.constants",
         "model.layout",
     },
     "stress.cli": {
@@ -40,6 +44,7 @@ LAYERS: dict[str, set[str]] = {
         "stress.config",
         "stress.engine",
         "stress.errors",
+        "stress.explore",
         "stress.log",
         "stress.report",
         "stress.verdict",
@@ -66,6 +71,10 @@ NUMBA_MODULES = {
     "stress.buildcache",
     "stress.check.compiled",
     "stress.engine.compiled",
+    "stress.explore.compiled",
+    "stress.explore.native",
+    "stress.explore.parts",
+    "stress.jit",
 }
 
 

@@ -82,8 +82,12 @@ RUN_FOLDERS = {
     RUN_FOLDER: "configs/scenarios/quick.toml",
     "runs/2026-12-01T10-20-00-request-without-ack-7": "configs/busted/request-without-ack.toml",
 }
-# A log may be of any verdict; whoever reads it has said so by the exit code.
-EXIT_CODES = {"check": {0, 1, 3}}
+# A failure file that pages name, and the exploration that makes one like it.
+FAILURE_FILE = "failures/2026-12-01T10-30-00-split-zap-7.json"
+FAILURE_BUG = ["configs/explore/split-zap.toml", "--bug", "B01", "--strategy", "pct", "--seed", "7"]
+# A log may be of any verdict; whoever reads it has said so by the exit code. What fails as it should says so by 1.
+EXIT_CODES = {"check": {0, 1, 3}, "explore": {0, 1}, "replay": {1}, "shrink": {1}, "reproduce": {1}}
+EXPLORING = ("explore", "replay", "shrink", "reproduce")
 
 
 @pytest.fixture(scope="session")
@@ -99,8 +103,28 @@ def run_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return folders
 
 
+@pytest.fixture(scope="session")
+def failure_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A failure, for the pages that replay one."""
+    out = tmp_path_factory.mktemp("failures")
+    command = [sys.executable, "-m", "stress.cli", "explore", *FAILURE_BUG, "--out", str(out)]
+    subprocess.run(command, cwd=ROOT, check=False, capture_output=True)
+    return str(next(out.iterdir()))
+
+
+def run_command(arguments: list[str], folder: Path) -> None:
+    """Run one for real; an exploration is a short one, and leaves its failure in a folder of its own."""
+    typed = [*arguments, "--budget", "300", "--out", str(folder)] if arguments[0] == "explore" else arguments
+    command = [sys.executable, "-m", "stress.cli", *typed]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    codes = EXIT_CODES.get(arguments[0], {0}) | ({3} if arguments[0] == "explore" else set())
+    assert done.returncode in codes, f"{shlex.join(arguments)}\n{done.stdout}{done.stderr}"
+
+
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=page_name)
-def test_every_command_is_accepted(page: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+def test_every_command_is_accepted(
+    page: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """A command that a page shows can be typed as it stands; a run only plans, a reader reads a short run's folder."""
     monkeypatch.chdir(ROOT)
     for arguments in commands(page):
@@ -108,10 +132,11 @@ def test_every_command_is_accepted(page: Path, monkeypatch: pytest.MonkeyPatch, 
             continue
         if RUN_FOLDERS.keys() & set(arguments):
             folders = request.getfixturevalue("run_folders")
-            typed = [folders.get(argument, argument) for argument in arguments]
-            command = [sys.executable, "-m", "stress.cli", *typed]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-            assert done.returncode in EXIT_CODES.get(arguments[0], {0}), f"{shlex.join(arguments)}\n{done.stdout}{done.stderr}"
+            run_command([folders.get(argument, argument) for argument in arguments], tmp_path)
+            continue
+        if arguments[0] in EXPLORING:
+            file = request.getfixturevalue("failure_file") if FAILURE_FILE in arguments else ""
+            run_command([file if argument == FAILURE_FILE else argument for argument in arguments], tmp_path)
             continue
         planned = arguments if "--dry-run" in arguments or arguments[0] != "run" else [*arguments, "--dry-run"]
         result = CliRunner().invoke(app, planned)

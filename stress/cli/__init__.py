@@ -10,6 +10,8 @@ import typer
 
 from stress import __version__
 from stress.cli.check import check
+from stress.cli.explore import explore
+from stress.cli.failures import replay, reproduce, shrink
 from stress.cli.log import log
 from stress.cli.outcome import harness_error
 from stress.cli.query import query
@@ -27,6 +29,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(explore)
+app.command()(replay)
+app.command()(shrink)
+app.command()(reproduce)
 app.command()(check)
 app.command()(log)
 app.command()(stats)

@@ -17,12 +17,13 @@ import tomli_w
 from stress.config.check import BadValueError, check_config
 from stress.config.keys import Field, config_keys, table_fields
 from stress.config.schema import Config
+from stress.config.script import check_script
 from stress.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["config_hash", "load_config", "resolved_toml"]
+__all__ = ["config_from", "config_hash", "load_config", "resolved_toml"]
 
 FILE_BYTES_MAX = 1 << 20
 SEED_BITS = 32  # of a drawn seed: it is read aloud and typed again
@@ -32,7 +33,14 @@ HASH_DIGITS = 12
 _Path = tuple[str | int, ...]
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), seed: int | None = None, duration: str | None = None) -> Config:
+def load_config(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    duration: str | None = None,
+    *,
+    scripted: bool = False,
+) -> Config:
     """Read a scenario.
 
     Args:
@@ -40,6 +48,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), seed: int | Non
         overrides: `KEY=VALUE` each, applied in order; VALUE is TOML, or else taken as a string.
         seed: replaces `run.seed`.
         duration: replaces `run.duration`.
+        scripted: the scenario is to be explored, so its script must be one that can be played.
 
     Returns:
         The checked config. Its `run.seed` is never None: a seed is drawn if nothing names one.
@@ -50,6 +59,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), seed: int | Non
     path = Path(path)
     raw = _read(path)
     raw.setdefault("scenario", _scenario_name(path))
+    return config_from(raw, str(path), overrides, seed, duration, scripted=scripted)
+
+
+def config_from(
+    raw: dict[str, Any],
+    where: str,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    duration: str | None = None,
+    *,
+    scripted: bool = False,
+) -> Config:
+    """Check a scenario that is at hand as the content of its file; arguments and errors are those of `load_config()`."""
     sources: dict[str, str] = {}  # of the keys that the command line gave
     for override in overrides:
         key, value = _parse_override(override)
@@ -63,11 +85,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), seed: int | Non
     try:
         config: Config = _build(Config, raw, ())
         check_config(config)
+        if scripted:
+            check_script(config)
     except BadValueError as bad:
-        where = _source(bad.path, sources) or f"{path}: {_dotted(bad.path)}"
+        place = _source(bad.path, sources) or f"{where}: {_dotted(bad.path)}"
         problem = bad.expected if isinstance(bad, _BadKeyError) else f"expected {bad.expected}"
         found = "" if isinstance(bad, _BadKeyError) else f" = {_shown(bad.value)}"
-        raise UsageError(f"{where}{found}: {problem}{'' if problem.endswith('?') else '.'}") from None
+        raise UsageError(f"{place}{found}: {problem}{'' if problem.endswith('?') else '.'}") from None
     if config.run.seed is None:
         drawn = msgspec.structs.replace(config.run, seed=secrets.randbits(SEED_BITS))
         config = msgspec.structs.replace(config, run=drawn)

@@ -12,21 +12,34 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from model.layout import MAX_ENTRIES, MAX_FRAMES, MAX_LEVELS, MAX_SLOTS, MAX_TLB, MAX_VCPUS, RING_SLOTS_MAX
+from model.layout import (
+    CACHE_PAGES_MAX,
+    MAX_ENTRIES,
+    MAX_FRAMES,
+    MAX_LEVELS,
+    MAX_SLOTS,
+    MAX_TLB,
+    MAX_VCPUS,
+    RING_SLOTS_MAX,
+    SCRIPT_MAX,
+)
 
 __all__ = [
     "DURATION_ACCEPTS",
     "Check",
     "Config",
     "Evidence",
+    "Explore",
     "Log",
     "Op",
     "Perturb",
     "Run",
+    "Script",
     "Slot",
     "Toggler",
     "Vm",
     "Workload",
+    "parse_duration",
 ]
 
 BITS_PER_LEVEL_MAX = MAX_ENTRIES.bit_length() - 1
@@ -35,6 +48,9 @@ MAX_INT64 = 2**63 - 1  # counters and seeds are words of the shared record
 MAX_LOOPS = 10**9
 PAUSE_US_MAX = 10**6
 PAUSE_MS_MAX = 10**4
+SCRIPT_ITEMS_MAX = SCRIPT_MAX
+DEPTH_MAX = 20
+STEPS_LONGEST = 2**21 - 1  # room on the exploring engine's board
 DURATION_PATTERN = r"\A([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?\Z"
 DURATION_ACCEPTS = 'a time from "10ms" to "720h", with unit ms, s, m or h'
 SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -210,6 +226,70 @@ class Run(_Table, frozen=True):
     hang_s: Annotated[float, _key("No progress for so long is a hang.", ge=0.5, le=3600, unit="s")] = 5.0
 
 
+class Script(_Table, frozen=True):
+    """Who does what, item by item, where `explore` takes every order apart; a run draws accesses and operations instead."""
+
+    vcpus: Annotated[
+        tuple[tuple[str, ...], ...],
+        _key(
+            "For each vCPU: r or w and a gfn is one access, exit leaves the guest, halt blocks outside it.",
+            accepts='one list for each of vm.nr_vcpus, of items such as "r0", "w1", "exit" and "halt"',
+        ),
+    ] = ()
+    ctl: Annotated[
+        tuple[str, ...],
+        _key(
+            "Memslot operations, each with the slot's number.", accepts='a list of items such as "delete 0", "create 0", "move 1"'
+        ),
+    ] = ()
+    toggler: Annotated[int, _key("How often the quirk is changed; with toggler.mode.", ge=0, le=SCRIPT_ITEMS_MAX)] = 0
+    rcu: Annotated[
+        bool, _key("RCU callbacks run between the other actors' steps; if not, only at the end, and no page is used again.")
+    ] = True
+    warm: Annotated[bool, _key("Every vCPU has its root, and mappings of what it will touch, in tables and TLB, at the start.")] = (
+        True
+    )
+    need_resched: Annotated[bool, _key("The controller is asked to reschedule once, at its first lock break.")] = False
+    cache_pages: Annotated[
+        int,
+        _key(
+            "Capacity of a vCPU's cache of page-table pages; small ones make pages go round.",
+            ge=1,
+            le=CACHE_PAGES_MAX,
+            unit="pages",
+        ),
+    ] = 16
+
+
+class Explore(_Table, frozen=True):
+    """How interleavings are chosen; the command line's options of the same names come first."""
+
+    strategy: Annotated[
+        Literal["random", "pct", "depth-first", "dpor", "states"],
+        _key("Random walks; random priorities; all schedules with few preemptions; one schedule for each trace; all states."),
+    ] = "pct"
+    memory: Annotated[
+        Literal["sc", "tso"], _key("Stores are seen by everybody at once, or leave a store buffer when the schedule says so.")
+    ] = "sc"
+    depth: Annotated[int, _key("pct: number of ordered steps that the bug needs.", ge=1, le=DEPTH_MAX)] = 3
+    preemptions_max: Annotated[int, _key("depth-first: actors interrupted in one execution.", ge=0, le=MAX_LOOPS)] = 2
+    steps_max: Annotated[
+        int, _key("Longest execution; its second half is scheduled fairly.", ge=100, le=STEPS_LONGEST, unit="steps")
+    ] = 20_000
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as "500ms" or "2h".
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = re.match(DURATION_PATTERN, text)
+    if match is None:
+        raise ValueError(f"not a duration: {text!r}")
+    return float(match[1]) * SECONDS_PER_UNIT[match[2] or "s"]
+
+
 class Config(_Table, frozen=True):
     """One scenario."""
 
@@ -241,6 +321,8 @@ class Config(_Table, frozen=True):
     evidence: Evidence = Evidence()
     log: Log = Log()
     run: Run = Run()
+    script: Script = Script()
+    explore: Explore = Explore()
 
     @property
     def duration_s(self) -> float:
@@ -249,7 +331,4 @@ class Config(_Table, frozen=True):
         Raises:
             ValueError: it is no duration.
         """
-        match = re.match(DURATION_PATTERN, str(self.run.duration))
-        if match is None:
-            raise ValueError(f"not a duration: {self.run.duration!r}")
-        return float(match[1]) * SECONDS_PER_UNIT[match[2] or "s"]
+        return parse_duration(str(self.run.duration))

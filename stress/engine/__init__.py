@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Engines: processes under fire (run), and interleavings one by one (interleave)."""
+"""The engine of `run`: processes under fire, and a watchdog over them."""

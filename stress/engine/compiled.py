@@ -94,7 +94,7 @@ def _load_from(
     numba.config.CACHE_DIR = str(folder)
     from model import atomics  # noqa: PLC0415 - the cache folder must be set first
 
-    atomics.engine.instrumented = instrumented
+    atomics.engine.build = atomics.INSTRUMENTED if instrumented else atomics.PLAIN
     from model.actors import read_clock, run_actor  # noqa: PLC0415
 
     entry: Any = run_actor

@@ -67,15 +67,19 @@ class Display:
                 print(line, file=self._stream, flush=True)
 
     def progress(self, progress: Progress) -> None:
-        """Show the engine's latest report."""
+        """Show the latest report of a run."""
+        self.show(progress_text(progress), progress.elapsed_s)
+
+    def show(self, text: str, elapsed_s: float) -> None:
+        """Show how far something has come, so many seconds after its start."""
         if self._on_terminal:
             with self._writing():
-                self._show_live(progress)
-        elif progress.elapsed_s >= self._next_plain_s:
-            growth_s = progress.elapsed_s * PLAIN_INTERVAL_GROWTH
+                self._show_live(text)
+        elif elapsed_s >= self._next_plain_s:
+            growth_s = elapsed_s * PLAIN_INTERVAL_GROWTH
             interval_s = min(max(PLAIN_INTERVAL_S_MIN, growth_s), PLAIN_INTERVAL_S_MAX)
-            self._next_plain_s = progress.elapsed_s + interval_s
-            self.message(progress_text(progress))
+            self._next_plain_s = elapsed_s + interval_s
+            self.message(text)
 
     def stop_live(self) -> None:
         """Take the live line away; what follows is plain text."""
@@ -84,7 +88,7 @@ class Display:
             with self._writing():
                 live.stop()
 
-    def _show_live(self, progress: Progress) -> None:
+    def _show_live(self, text: str) -> None:
         if self._live is None:
             # Redirection would replace sys.stdout under the engine, whose processes inherit it.
             self._live = Live(
@@ -95,7 +99,7 @@ class Display:
                 redirect_stderr=False,
             )
             self._live.start()
-        self._live.update(Text(progress_text(progress), no_wrap=True, overflow="ellipsis"), refresh=True)
+        self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -11,23 +11,20 @@ import functools
 import random
 import re
 import shutil
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from unittest import mock
 
-from model import atomics, trace
 from model.layout import ACTOR_CTL, ACTOR_RCU, ACTOR_TOGGLER, actor_name
 from model.vm import SlotSettings, VmSettings
 from stress.check import CheckResult, Finding, check_run
 from stress.check.rules import DETAILS
-from stress.engine.interleave import Execution, interleave
 from stress.log.schema import NULL, SPTE_BITS, Kind
 from stress.verdict import Verdict
+from tests.executions import Execution, interleave
 from tests.log import run_folder as rf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
 T = TypeVar("T")
@@ -80,20 +77,6 @@ def always_resched(vm):
 
 def once_resched(vm):
     vm.actor.need_resched[:] = 1
-
-
-@contextmanager
-def late_logging() -> Iterator[None]:
-    """Let anybody come in between what an actor does and its note of it, as on a real machine."""
-
-    def now() -> int:
-        if atomics.engine.scheduler is not None:
-            atomics.engine.scheduler.point(atomics.MIGHT_SLEEP, None, None)
-        trace.tracer.ticks += 1
-        return trace.tracer.ticks
-
-    with mock.patch.object(trace, "now", now):
-        yield
 
 
 def any_settings(seed: int) -> tuple[VmSettings, Callable[[Any], None] | None]:

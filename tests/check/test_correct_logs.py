@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from model.layout import MAX_FINDINGS
-from stress.engine.interleave import Execution, interleave
 from stress.log.schema import Kind
 from stress.verdict import Verdict
-from tests.engine.test_interleave import FIRST_FINDINGS
+from tests.executions import Execution, interleave, late_logging
+from tests.explore.test_planted_bugs import FIRST_FINDINGS
 
 from . import sample as sm
 
@@ -55,7 +55,7 @@ def correct_logs(first: int, path) -> None:
 
 def correct_late_logs(first: int, path) -> None:
     for seed in range(first, first + CHUNK):
-        with sm.late_logging():
+        with late_logging():
             log = sm.any_log(seed)
         assert_silent(log, path, **layout(seed))
 
@@ -75,7 +75,7 @@ def correct_skewed_logs(first: int, path) -> Counter[str]:
     """Check that nothing is certain; returns how many of which rule are ambiguous."""
     seen: Counter[str] = Counter()
     for seed in range(first, first + CHUNK):
-        with sm.late_logging():
+        with late_logging():
             log, skew_ns = skewed(sm.any_log(seed), seed)
         clock = {"kind": "test", "ticks_per_s": 10**9, "t0_ticks": 0, "skew_ns": skew_ns, "reason": "test"}
         result = log.check(path, manifest={"clock": clock})
@@ -121,7 +121,7 @@ def test_late_logging_changes_the_order_of_events():
     """The events of one actor are logged between an action of another and its event: else the tests above would show nothing."""
     settings = replace(sm.BASE, seed=1)
     prompt = sm.correct(settings, 1).events
-    with sm.late_logging():
+    with late_logging():
         late = sm.correct(settings, 1).events
     assert [event[1:] for event in prompt] != [event[1:] for event in late]
     assert [event[0] for event in late] == sorted(event[0] for event in late)
@@ -175,7 +175,7 @@ def assert_agreed(log: sm.Log, execution: Execution, result: CheckResult, unseen
 
 
 def check_bug(row, count: int, path, unseen: set[str]) -> int:
-    """Check up to `count` interleavings of a row of tests/engine/test_interleave.py; in how many the oracle found something."""
+    """Check up to `count` interleavings of a row of tests/explore/test_planted_bugs.py; in how many the oracle found something."""
     bugs, level, settings, prepare, most, _ = row
     shown = 0
     for seed in range(min(count, most)):
@@ -200,7 +200,7 @@ def test_what_the_oracle_finds_the_log_shows(row, tmp_path):
 @pytest.mark.parametrize("row", FIRST_FINDINGS, ids=names_of)
 def test_what_the_oracle_finds_a_late_log_shows(row, tmp_path):
     """The same with events that are logged late."""
-    with sm.late_logging():
+    with late_logging():
         check_bug(row, 8, tmp_path / "run", UNSEEN_WHEN_LATE)
 
 
@@ -216,10 +216,10 @@ def test_a_planted_bug_shows_in_the_log_before_it_hurts(tmp_path):
     row = next(row for row in FIRST_FINDINGS if (row[0], row[1]) == (["no-request"], "use"))
     settings = replace(row[2], bugs=("no-request",), check_level="use")
     silent = found = 0
-    for seed in range(12):
+    for seed in range(24):
         execution = interleave(replace(settings, seed=seed), seed)
         result = sm.log_of(f"seed {seed}", settings, execution).check(tmp_path / "run")
         silent += not execution.findings
         found += "I5" in result.nr_findings
-    assert found == 12
+    assert found == 24
     assert silent > 6

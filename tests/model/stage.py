@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A stage for model functions: small VMs, and actors that a test moves by hand, one primitive at a time, or at random.
 
-Unlike stress/engine/interleave.py, which explores whole runs, a test here says who moves and how far, so that one
+Unlike the exploring engine (stress/explore), which finds interleavings, a test here says who moves and how far, so that one
 particular interleaving can be told as a story.
 """
 
@@ -119,8 +119,9 @@ class Stage:
         self.next[self.current] = (primitive, array, index)
         self.hub.switch()
 
-    def point(self, primitive, array, index):
+    def operate(self, primitive, array, index, a, b):
         self._pause(primitive, array, index)
+        return atomics.apply(primitive, array, index, a, b)
 
     def block(self, array, index, value, array2, index2, value2):
         assert self.current is not None, "the test itself would wait forever"
