@@ -256,8 +256,6 @@ class Query:
                 f"SQL: it needs more than {memory} MiB of memory and {disk} MiB of disk in {self._folder.parent}. "
                 "Ask for less at a time, or set TMPDIR to a larger disk."
             )
-        if "'pytz'" in text:
-            return UsageError("SQL: a time with time zone cannot be shown: cast it, as in now()::timestamp.")
         wrong_sql = (
             duckdb.BinderException,
             duckdb.CatalogException,
