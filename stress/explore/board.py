@@ -135,7 +135,6 @@ BOARD = np.dtype(
         ("switches", np.int64, (1,)),
         ("last_choice", np.int64, (1,)),
         ("enabled", np.int64, (1,)),
-        ("result", np.int64, (1,)),
         ("digest", np.int64, (1,)),  # of every step and its result, in order
         ("trace_sum", np.int64, (1,)),  # the same for all executions of one Mazurkiewicz trace
         ("status", np.int64, (MAX_PLAYERS,)),

@@ -28,8 +28,8 @@ def commute(effect1: int, primitive1: int, a1: int, b1: int, effect2: int, primi
 
 @kernel
 def _unseen(primitive: int, mask: int, addend: int) -> bool:
-    # A sum changes no bit below its addend's lowest one.
-    return primitive == ATOMIC_ADD or mask < (addend & -addend)
+    # A sum changes no bit below its addend's lowest one; a negative mask has the highest bit.
+    return primitive == ATOMIC_ADD or 0 <= mask < (addend & -addend)
 
 
 @kernel

@@ -60,8 +60,8 @@ def _start() -> None:
 def _offer(player: int, primitive: int, offset: int, a: int, b: int, offset2: int, b2: int) -> int:
     board = the_board()
     word = word_of(board, offset)
-    if is_local(board, player, primitive, word):
-        board.result[0] = local(board, player, primitive, word, a)
+    if is_local(board, player, primitive):
+        local(board, player, primitive, word, a)
         return LOCAL
     return offer(board, player, primitive, word, a, b, word_of(board, offset2), b2)
 
@@ -258,7 +258,7 @@ class Interpreted:
     def _step(self, player: int, primitive: int, offset: int, a: int, b: int, offset2: int, b2: int) -> int:
         other = _offer(player, primitive, offset, a, b, offset2, b2)
         if other == LOCAL:
-            return int(self._board.result[0])
+            return 0
         if other != player:
             self._go_to(other)
             self._current = player

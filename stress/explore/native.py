@@ -82,8 +82,9 @@ def _point(primitive: int, where: int, a: int, b: int, where2: int, b2: int) -> 
         word = word_of(board, where - board.base[0])
     if where2 != 0:
         word2 = word_of(board, where2 - board.base[0])
-    if is_local(board, me, primitive, word):
-        return local(board, me, primitive, word, a)
+    if is_local(board, me, primitive):
+        local(board, me, primitive, word, a)
+        return 0
     other = offer(board, me, primitive, word, a, b, word2, b2)
     if other != me:
         go_to(me, other)

@@ -80,7 +80,7 @@ __all__ = [
 
 
 @kernel
-def is_local(board: Board, player: int, primitive: int, word: int) -> bool:
+def is_local(board: Board, player: int, primitive: int) -> bool:
     """Is this no step: nothing that another player could see or change?"""
     if primitive in (SMP_RMB, SMP_WMB, MIGHT_SLEEP, NAP_US, ATTEMPT):
         return True
@@ -90,16 +90,7 @@ def is_local(board: Board, player: int, primitive: int, word: int) -> bool:
         return board.buffered[player] == 0
     if primitive in (STORE, STORE_RELEASE):
         return board.buffered[player] < BUFFER_MAX
-    if primitive in (LOAD, LOAD_ACQUIRE):
-        return _in_buffer(board, player, word)
-    return False
-
-
-@kernel
-def _in_buffer(board: Board, player: int, word: int) -> bool:
-    for k in range(board.buffered[player]):
-        if board.buffer_word[player, k] == word:
-            return True
+    # A load of a buffered word is a step all the same: once that store has drained, it would see what others have stored since.
     return False
 
 
@@ -118,16 +109,14 @@ def word_of(board: Board, offset: int) -> int:
 
 
 @kernel
-def local(board: Board, player: int, primitive: int, word: int, a: int) -> int:
-    """Do what is no step; its result."""
+def local(board: Board, player: int, primitive: int, word: int, a: int) -> None:
+    """Do what is no step; none of these has a result."""
     if primitive == ATTEMPT:
         board.attempts[player] = 1
         forget_reads(board, player)
-    if word == 0:
-        return 0
-    where = board.base[0] + board.offset_of[word]
-    if primitive in (STORE, STORE_RELEASE):
+    elif primitive in (STORE, STORE_RELEASE):
         # Into the buffer; the player itself sees it at once.
+        where = board.base[0] + board.offset_of[word]
         k = board.buffered[player]
         board.buffer_word[player, k] = word
         board.buffer_value[player, k] = a
@@ -135,8 +124,6 @@ def local(board: Board, player: int, primitive: int, word: int, a: int) -> int:
         board.buffer_step[player, k] = board.last_step[player]
         board.buffered[player] = k + 1
         poke(where, a)
-        return 0
-    return peek(where)
 
 
 @kernel

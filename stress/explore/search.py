@@ -351,12 +351,13 @@ class _Search:
     def _split(self, wanted: int) -> list[Tree]:
         """The tops of enough subtrees, each with what sleeps there."""
         worker = self._workers[0]
-        open_nodes: deque[tuple[tuple[int, ...], int]] = deque([((), 0)])
+        open_nodes: deque[tuple[tuple[int, ...], int, int]] = deque([((), 0, 0)])
+        naive = self._job.strategy == "depth-first"
         leaves: list[Tree] = []
         for _ in range(EXPANSIONS_MAX):
             if not open_nodes or len(open_nodes) + len(leaves) >= wanted:
                 break
-            prefix, sleep = open_nodes.popleft()
+            prefix, sleep, preemptions = open_nodes.popleft()
             done = self._ask(worker, Expand(prefix, sleep))
             if done.could == 0:
                 leaves.append(Tree(prefix, sleep))
@@ -364,10 +365,12 @@ class _Search:
             explored = done.slept
             for choice in range(2 * MAX_PLAYERS):
                 if done.could & ~done.slept & (1 << choice):
-                    given = explored if self._job.strategy == "dpor" else 0
-                    open_nodes.append(((*prefix, choice), given))
+                    interrupts = bool(prefix) and choice != prefix[-1] and done.could >> prefix[-1] & 1
+                    if naive and preemptions + interrupts > self._job.preemptions_max:
+                        continue
+                    open_nodes.append(((*prefix, choice), 0 if naive else explored, preemptions + interrupts))
                     explored |= 1 << choice
-        return leaves + [Tree(prefix, sleep) for prefix, sleep in open_nodes]
+        return leaves + [Tree(prefix, sleep) for prefix, sleep, _ in open_nodes]
 
     def _ask(self, worker: _Worker, task: Any) -> Done:
         done: Done | None = None

@@ -8,23 +8,25 @@ no other room for the kernel's function names.
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from model.constants import EV_SLOT_OP_BEGIN
 from stress.errors import one_line
 from stress.report.diagram_rows import LIVES, MADE, RETURNED, STALE, USED, Row, columns_of, rows_of
 from stress.report.diagram_state import State
+from stress.report.diagram_words import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from stress.explore.story import Story
 
-__all__ = ["facts_of", "legend_of", "split_text", "text_diagram", "wrapped"]
+__all__ = ["facts_of", "legend_of", "roots_text", "split_text", "text_diagram", "wrapped"]
 
 WIDTH_MIN = 40
 COLUMN_MIN = 7
 ROOTS_MAX = 12
+OPERATIONS_MAX = 8
 INDENT = "  "
 GLUE = "\0"  # a space at which no line is broken
 MARKS = {"": " ", MADE: "o", LIVES: "|", RETURNED: "D", STALE: "#", USED: "X"}
@@ -49,7 +51,11 @@ def text_diagram(story: Story, *, width: int = 100) -> list[str]:
     lines.append("")
     lines += _Table(story, rows, width).lines()
     lines.append("")
-    for part in legend_of(rows):
+    signs = {MADE: "made", LIVES: "in force", RETURNED: "DELETE or MOVE returned", STALE: "stale", USED: "found"}
+    lives = {row.life for row in rows}
+    told = [f"{MARKS[life]}{GLUE}{text.replace(' ', GLUE)}" for life, text in signs.items() if life in lives]
+    margin = [f"Margin: the mapping's life: {', '.join(told)}."] if told else []
+    for part in [*margin, *legend_of(rows)]:
         lines += wrapped(part, width, INDENT)
     if not story.ending.kind and story.ending.is_failure:
         lines += ["", "at the end:"]
@@ -66,8 +72,10 @@ def facts_of(story: Story) -> list[str]:
     facts = [f"{switches}, {len(story.steps):,} steps; actors {', '.join(columns)}"]
     if idle:
         facts[0] += f" (no step of {', '.join(idle)})"
-    kinds = {EV_SLOT_OP_BEGIN: "slots", EV_QUIRK_TOGGLE: "quirk"}
-    operations = [OPERATIONS.get(event[7], "?") + f" {event[8]}" for event in story.events if event[2] == EV_SLOT_OP_BEGIN]
+    events = [Event(*words) for words in story.events if words[0] < len(story.steps)]
+    operations = [f"{event.word('arg0').upper()} slot {event.arg1}" for event in events if event.kind == EV_SLOT_OP_BEGIN]
+    if operations and "ctl" in columns:
+        facts.append(f"ctl: {', '.join(operations[:OPERATIONS_MAX])}{', ...' if len(operations) > OPERATIONS_MAX else ''}")
     if any(step.drain for step in story.steps):
         facts.append("Stores go through store buffers (tso).")
     return facts
@@ -75,16 +83,15 @@ def facts_of(story: Story) -> list[str]:
 
 def legend_of(rows: Sequence[Row]) -> list[str]:
     """What signs mean, as far as they are there."""
-    lives = {row.life for row in rows}
-    legend = []
-    if USED in lives:
-        signs = {MADE: "made", LIVES: "in force", RETURNED: "DELETE or MOVE returned", STALE: "stale", USED: "found"}
-        told = [f"{MARKS[life]}{GLUE}{text.replace(' ', GLUE)}" for life, text in signs.items() if life in lives]
-        legend.append(f"Margin: the mapping's life: {', '.join(told)}.")
-    legend.append("mmu_lock: R:n readers, W:writer. Roots: 16 valid, 16x invalid.")
+    legend = ["mmu_lock: R:n readers, W:writer. Roots: 16 valid, 16x invalid."]
     if any(row.text.endswith("...") for row in rows):
         legend.append("'...': where an actor stands when another one goes on.")
     return legend
+
+
+def roots_text(state: State) -> str:
+    """The roots' pages, invalid ones marked."""
+    return " ".join(f"{page}{'' if valid else 'x'}" for page, valid in state.roots)
 
 
 def split_text(row: Row, width: int) -> tuple[list[str], list[str]]:
@@ -138,7 +145,7 @@ class _Table:
         self._step_width = max(4, len(str(rows[-1].step if rows else 0)))
         self._mmu_width = max([len(row.state.mmu_lock) for row in rows] + [len(MMU_LOCK[1])])
         self._slots_width = len(SLOTS_LOCK[0])
-        self._roots_width = min(max([len(_roots(row.state)) for row in rows] + [len(ROOTS[1])]), ROOTS_MAX)
+        self._roots_width = min(max([len(roots_text(row.state)) for row in rows] + [len(ROOTS[1])]), ROOTS_MAX)
         beside = self._mmu_width + self._slots_width + self._roots_width + 3
         self._left = (2 if self._has_life else 0) + self._step_width + 1
         self._area = width - self._left - beside
@@ -187,7 +194,7 @@ class _Table:
         margin = f"{mark} " if self._has_life else ""
         mmu = state.mmu_lock if state.mmu_lock != before.mmu_lock else "|" if state.mmu_lock else ""
         slots = state.slots_lock if state.slots_lock != before.slots_lock else "|" if state.slots_lock else ""
-        roots = (_roots(state) or "-") if state.roots != before.roots else ""
+        roots = (roots_text(state) or "-") if state.roots != before.roots else ""
         beside = f"{mmu:<{self._mmu_width}} {slots:<{self._slots_width}} {roots[: self._roots_width]}"
         return f"{margin}{step:>{self._step_width}} {actors:<{self._area}} {beside}".rstrip()
 
@@ -224,7 +231,3 @@ def _through(above: str, below: str) -> str:
     if above in {"", USED}:
         return ""
     return STALE if above in {RETURNED, STALE} else LIVES if below else ""
-
-
-def _roots(state: State) -> str:
-    return " ".join(f"{page}{'' if valid else 'x'}" for page, valid in state.roots)

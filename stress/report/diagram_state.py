@@ -104,8 +104,8 @@ class Tracker:
 class Life:
     """Of the mapping that a finding is about, as indices of events.
 
-    `made` is -1 if it was there before the first event, `in_tlb` tells a TLB's entry from an SPTE, `returned` is that of the DELETE or
-    MOVE, -1 if it never did; `used` is what should not have happened.
+    `made` is -1 if it was there before the first event, `in_tlb` tells a TLB's entry from an SPTE, `returned` is the return of the
+    DELETE or MOVE, -1 if there is none; `used` is what should not have happened.
     """
 
     made: int

@@ -47,12 +47,11 @@ PLACES = {
     "kvm_tdp_mmu_invalidate_roots": "kvm_tdp_mmu_invalidate_roots",
     "kvm_tdp_mmu_unmap_gfn_range": "kvm_tdp_mmu_unmap_gfn_range",
     "kvm_tdp_mmu_zap_invalidated_roots": "kvm_tdp_mmu_zap_invalidated_roots",
-    "rcu_thread": "rcu",
     "vcpu_enter_guest": "vcpu_enter_guest",
 }
 # A request has two callers, and they are what a reader looks for.
 OUTER = {"kvm_make_all_cpus_request": "kvm_flush_remote_tlbs"}
-NOT_C = {"guest", "rcu"}
+NOT_C = {"guest"}
 
 SLOTS_LOCK = 0
 MMU_LOCK_READ = 3
@@ -66,6 +65,18 @@ WAITS = {
     "rcu.kick": "RCU callbacks",
     "rcu.freed": "RCU callbacks to run",
 }
+# What a load has seen: its field, the function that it was in ("": any), and the words for 0 and for all else.
+SEEN = (
+    ("vcpu.requests", "", "sees no request", "sees a request"),
+    ("sp.role_invalid", "", "sees a valid root", "sees an invalid root"),
+    ("memslot_id", "gfn_to_memslot", "looks the slot up", "slot looked up, no lock yet"),
+    ("kvm.mmu_invalidate_seq", "kvm_mmu_page_fault", "mmu_seq read, no lock yet", "mmu_seq read, no lock yet"),
+    ("pt", "hw_walk", "walks the page table", "walks the page table"),
+    ("live.incarnation", "guest_touch", "access under way", "access under way"),
+    ("frame_tag", "guest_touch", "access under way", "access under way"),
+    ("actor.ipi_sent", "guest_run", "no IPI so far", "no IPI so far"),
+    ("actor.ipi_sent", "", "looks for IPIs", "looks for IPIs"),
+)
 LOCKS = ("mmu_lock", "slots_lock", "slots_arch_lock", "tdp_mmu_pages_lock", "pool_lock")
 
 
@@ -152,33 +163,17 @@ def stop_of(step: Step, *, waits: bool, guest_mode: bool) -> Fact:
 
 def drain_of(step: Step, *, guest_mode: bool) -> Fact:
     """A store that others could not see so far."""
-    return Fact("", f"store buffer drains: {_did(step, guest_mode=guest_mode) if step.field == 'vcpu.mode' else step.field}")
+    return Fact("", "store visible: ", _did(step, guest_mode=guest_mode) if step.field == "vcpu.mode" else step.field)
 
 
 def _did(step: Step, *, guest_mode: bool) -> str:
     names = {name for name, _ in step.functions}
     if any(name.lstrip("_").startswith("check_") for name in names):
         return "(being checked)"
-    match step.field:
-        case "vcpu.requests" if step.primitive == "load":
-            return f"sees {'a' if step.result else 'no'} request"
-        case "vcpu.mode" if step.primitive in {"load", "cmpxchg"}:
-            return f"sees {MODES[step.result]}"
-        case "vcpu.mode":
-            return f"mode := {MODES[guest_mode]}"
-        case "sp.role_invalid" if step.primitive == "load":
-            return f"sees {'an invalid' if step.result else 'a valid'} root"
-        case "memslot_id" if "gfn_to_memslot" in names:
-            return "slot looked up, no lock yet"
-        case "kvm.mmu_invalidate_seq" if "is_page_fault_stale" not in names:
-            return "mmu_seq read, no lock yet"
-        case "pt" if "hw_walk" in names:
-            return "walks the page table"
-        case "live.incarnation" | "frame_tag" if "guest_touch" in names:
-            return "access under way"
-        case "actor.ipi_sent" if "guest_run" in names:
-            return "no IPI so far"
-        case "actor.ipi_sent":
-            return "looks for IPIs"
+    if step.field == "vcpu.mode":
+        return f"sees {MODES[step.result]}" if step.primitive in {"load", "cmpxchg"} else f"mode := {MODES[guest_mode]}"
+    for field, function, zero, other in SEEN:
+        if step.field == field and function in names | {""} and step.primitive.startswith("load"):
+            return other if step.result else zero
     inner = step.functions[-1][0].lstrip("_") if step.functions else ""
     return f"{step.primitive} {step.field}".strip() if inner == "" or inner in PLACES else f"{inner}()"
