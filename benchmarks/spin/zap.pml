@@ -138,8 +138,8 @@ byte flushed[NV];
 bool zapping[ROOTS + 1];
 bool flush_owed;
 byte vcpus_done;
-hidden byte n;			/* loops within one step; no part of the state */
-hidden byte sum;
+byte n;				/* loops within one step; 0 between steps */
+byte sum;
 
 #ifdef RECYCLE
 byte rcu_readers;
@@ -257,7 +257,8 @@ inline check_readers()
 	do
 	:: n < NV -> PROTOCOL(27, srcu[n] != MARKED); n++
 	:: else -> break
-	od
+	od;
+	n = 0
 }
 
 inline synchronize_srcu()
@@ -292,7 +293,8 @@ inline check_acks()
 	do
 	:: n < NV -> PROTOCOL(26, in_guest[n] != MARKED); n++
 	:: else -> break
-	od
+	od;
+	n = 0
 }
 
 inline make_all_cpus_request(request, wait)
@@ -337,7 +339,8 @@ inline check_root_empty(r)
 	do
 	:: n < GFNS -> FINDING(7, SPTE(r, n) == 0); n++
 	:: else -> break
-	od
+	od;
+	n = 0
 }
 
 /* Within a d_step. `who` is a vCPU, or NV for ctl. */
@@ -363,7 +366,9 @@ inline check_root_references(r)
 	:: n < NV && root_ref[n] != r -> n++
 	:: else -> break
 	od;
-	PROTOCOL(8, refcount[r] == sum)
+	PROTOCOL(8, refcount[r] == sum);
+	n = 0;
+	sum = 0
 }
 
 /* Within a d_step: none of the roots on the list, or none of the valid ones, maps FIRST. */
@@ -379,7 +384,8 @@ inline check_roots(rule, valid_only)
 		od;
 		sum = link_next[sum]
 	:: else -> break
-	od
+	od;
+	n = 0
 }
 
 inline list_del(r)
@@ -491,6 +497,7 @@ inline flush_tlb_current(r)
 	:: n < GFNS -> TLB(me, r, n) = 0; n++
 	:: else -> break
 	od;
+	n = 0;
 	flushed[me] = r
 }
 
@@ -501,7 +508,8 @@ inline flush_tlb_all()
 	do
 	:: n < (ROOTS + 1) * GFNS -> TLB(me, 0, n) = 0; n++
 	:: else -> break
-	od
+	od;
+	n = 0
 }
 
 inline free_obsolete_roots()
@@ -684,25 +692,21 @@ end_idle:
 
 /* --- mmu.py and tdp_mmu.py, the zap */
 
-inline make_reload_request()
-{
-	/* Deliberate bugs (no-request, request-without-ack). */
-#ifndef NO_REQUEST
-#ifdef REQUEST_WITHOUT_ACK
-	make_all_cpus_request(REQ_MMU_FREE_OBSOLETE_ROOTS, false);
+/* Deliberate bugs (no-request, request-without-ack). */
+#if defined(NO_REQUEST)
+#define MAKE_RELOAD_REQUEST
+#elif defined(REQUEST_WITHOUT_ACK)
+#define MAKE_RELOAD_REQUEST make_all_cpus_request(REQ_MMU_FREE_OBSOLETE_ROOTS, false);
 #else
-	make_all_cpus_request(REQ_MMU_FREE_OBSOLETE_ROOTS, true);
+#define MAKE_RELOAD_REQUEST make_all_cpus_request(REQ_MMU_FREE_OBSOLETE_ROOTS, true);
 #endif
-#endif
-	skip
-}
 
 inline front_half()
 {
 	/* F1 */
 	mmu_valid_gen = !mmu_valid_gen;
 #ifdef REQUEST_BEFORE_INVALIDATE
-	make_reload_request();
+	MAKE_RELOAD_REQUEST
 #endif
 	/* F2 */
 	root = tdp_mmu_roots;
@@ -716,16 +720,19 @@ inline front_half()
 	od;
 #ifndef REQUEST_BEFORE_INVALIDATE
 	/* F3 */
-	make_reload_request();
+	MAKE_RELOAD_REQUEST
 #endif
 	/* Nobody is in the guest on an invalid root. F4: no shadow pages. */
-	d_step {
-		n = 0;
-		do
-		:: n < NV -> PROTOCOL(4, in_guest[n] == 0 || !role_invalid[root_hpa[n]]); n++
-		:: else -> break
-		od
-	}
+	if
+	:: d_step {
+			n = 0;
+			do
+			:: n < NV -> PROTOCOL(4, in_guest[n] == 0 || !role_invalid[root_hpa[n]]); n++
+			:: else -> break
+			od;
+			n = 0
+		}
+	fi
 }
 
 inline zap_root()
@@ -790,19 +797,20 @@ inline back_half()
 		next_root(link_next[previous]);
 		PUT_PREVIOUS(previous)
 		previous = 0
-	:: root == 0 -> break
+	:: d_step {
+			root == 0 ->
+			sum = tdp_mmu_roots;
+			do
+			:: sum != 0 && role_invalid[sum] ->
+				check_root_empty(sum);
+				PROTOCOL(7, !scheduled_to_zap[sum]);
+				sum = link_next[sum]
+			:: sum != 0 && !role_invalid[sum] -> sum = link_next[sum]
+			:: else -> break
+			od;
+			sum = 0
+		} -> break
 	od;
-	d_step {
-		sum = tdp_mmu_roots;
-		do
-		:: sum != 0 && role_invalid[sum] ->
-			check_root_empty(sum);
-			PROTOCOL(7, !scheduled_to_zap[sum]);
-			sum = link_next[sum]
-		:: sum != 0 && !role_invalid[sum] -> sum = link_next[sum]
-		:: else -> break
-		od
-	};
 	/* K5 */
 	read_unlock()
 }
@@ -834,7 +842,9 @@ inline zap_only()
 	:: else
 	fi;
 #endif
-	d_step { flush = false; PROTOCOL(16, !flush_owed) }
+	if
+	:: d_step { flush = false; PROTOCOL(16, !flush_owed) }
+	fi
 }
 
 /* --- flush_shadow.py, kvm_main.py, memslots.py and userspace.py */
@@ -932,12 +942,12 @@ proctype ctl()
 	/* The balance. */
 	vcpus_done == NV;
 	d_step {
-		sum = 0;
 		g = tdp_mmu_roots;
 		do
 		:: g != 0 -> check_root_references(g); g = link_next[g]
 		:: else -> break
-		od
+		od;
+		n = 0
 	}
 }
 
@@ -949,6 +959,8 @@ proctype toggler()
 #endif
 
 init {
+	byte i;
+
 	d_step {
 		memslot[0] = FIRST;
 		memslot[1] = FIRST;
@@ -989,13 +1001,14 @@ init {
 			od;
 			sum++
 		:: else -> break
-		od
+		od;
+		n = 0;
+		sum = 0
 	};
 	atomic {
-		n = 0;
 		do
-		:: n < NV -> run vcpu(n); n++
-		:: else -> break
+		:: i < NV -> run vcpu(i); i++
+		:: else -> i = 0; break
 		od;
 		run ctl();
 #ifdef TOGGLER

@@ -12,18 +12,17 @@ _MASK = (1 << 61) - 1
 
 
 @kernel
-def mix(state: int, a: int, b: int, c: int) -> int:
-    """Stir three numbers into a state."""
-    for value in (a, b, c):
-        state = rng_next((state ^ value) & _MASK)
-        state = rng_next((state ^ (state >> 29)) & _MASK)
-    return state & _MASK
+def mix(state: int, a: int, b: int) -> int:
+    """Stir two numbers into a state."""
+    state = rng_next((state ^ a) & _MASK)
+    state = rng_next((state ^ b ^ (state >> 29)) & _MASK)
+    return (state ^ (state >> 31)) & _MASK
 
 
 @kernel
 def start_of(seed: int, index: int) -> int:
     """Where the random numbers of one execution begin."""
-    return mix(seed & _MASK, index, 0x5EED, 1) | 1
+    return mix(mix(seed & _MASK, index, 0x5EED), index, seed) | 1
 
 
 @kernel

@@ -213,7 +213,7 @@ def drain(board: Board, player: int) -> None:
         board.buffer_value[player, k] = board.buffer_value[player, k + 1]
         board.buffer_step[player, k] = board.buffer_step[player, k + 1]
     poke(board.base[0] + board.offset_of[word], value)
-    _done(board, MAX_PLAYERS + player, player, STORE, word, value, 0, EFFECT_WRITE, 0, since)
+    _done(board, MAX_PLAYERS + player, player, STORE, word, value, 0, EFFECT_WRITE, 0, since, board.touch[board.step[0]])
 
 
 # --- who may run
@@ -379,12 +379,12 @@ def perform(board: Board, player: int) -> int:
         return _perform_retry(board, player)
     cause = board.last_step[MAX_PLAYERS + player]
     if primitive == SMP_MB:
-        _done(board, player, player, primitive, 0, 0, 0, EFFECT_READ, 0, cause)
+        _done(board, player, player, primitive, 0, 0, 0, EFFECT_READ, 0, cause, board.touch[board.step[0]])
         return 0
     if board.memory[0] == MEMORY_TSO and primitive in (STORE, STORE_RELEASE):
         # The buffer was full and has room now.
         local(board, player, primitive, word, a)
-        _done(board, player, player, SMP_MB, 0, 0, 0, EFFECT_READ, 0, cause)
+        _done(board, player, player, SMP_MB, 0, 0, 0, EFFECT_READ, 0, cause, board.touch[board.step[0]])
         return 0
     effect = effect_of(primitive)
     where = board.base[0] + board.offset_of[word]
@@ -395,7 +395,7 @@ def perform(board: Board, player: int) -> int:
         _read(board, player, board.word2[player])
     if primitive in (LOAD, LOAD_ACQUIRE, BLOCK):
         cause = -1
-    _done(board, player, player, primitive, word, a, b, effect, result, cause)
+    _done(board, player, player, primitive, word, a, b, effect, result, cause, board.touch[board.step[0]])
     return result
 
 
@@ -407,10 +407,9 @@ def _perform_retry(board: Board, player: int) -> int:
     for k in range(board.nr_reads[player]):
         board.touched[at] = board.reads[player, k]
         at += 1
-    board.touch[step] = at
-    _done(board, player, player, RETRY_PAUSE, 0, 0, 0, EFFECT_READ, 0, -1)
-    # _done() closed the step's list behind these words; it begins where the last one ended.
-    board.touch[step] = at - board.nr_reads[player]
+        if board.sleep[0] != 0:
+            _wake_sleepers(board, board.reads[player, k], RETRY_PAUSE, 0, 0, EFFECT_READ)
+    _done(board, player, player, RETRY_PAUSE, 0, 0, 0, EFFECT_READ, 0, -1, at)
     forget_reads(board, player)
     return 0
 
@@ -445,7 +444,11 @@ def _wakes(board: Board, choice: int, word: int, primitive: int, a: int, b: int,
     if board.word[choice] != word:
         return False
     wanted = board.primitive[choice]
-    return not commute(effect, primitive, a, b, effect_of(wanted), wanted, board.a[choice], board.b[choice])
+    wanted_effect = effect_of(wanted)
+    if wanted == CMPXCHG and effect == EFFECT_READ and peek(board.base[0] + board.offset_of[word]) != board.a[choice]:
+        # It would have failed before this step too.
+        wanted_effect = EFFECT_READ
+    return not commute(effect, primitive, a, b, wanted_effect, wanted, board.a[choice], board.b[choice])
 
 
 @kernel
@@ -457,11 +460,13 @@ def _wake_sleepers(board: Board, word: int, primitive: int, a: int, b: int, effe
 
 @kernel
 def _done(
-    board: Board, choice: int, player: int, primitive: int, word: int, a: int, b: int, effect: int, result: int, cause: int
+    board: Board, choice: int, player: int, primitive: int, word: int, a: int, b: int, effect: int, result: int, cause: int, at: int
 ) -> None:
-    """Book a step: whom it wakes, what it is in conflict with, and its place in the trace."""
+    """Book a step: whom it wakes, what it is in conflict with, and its place in the trace.
+
+    `at` is where its words end in `touched`, as far as they are there already.
+    """
     step = board.step[0]
-    at = board.touch[step]
     if word != 0:
         if effect != EFFECT_READ:
             others = board.readers[word] & ~(1 << player)
@@ -485,6 +490,8 @@ def _done(
         board.sleep[0] &= ~(1 << choice)
         if word != 0:
             _wake_sleepers(board, word, primitive, a, b, effect)
+        if primitive == BLOCK:
+            _wake_sleepers(board, board.word2[player], primitive, a, b, effect)
     board.choice[step] = choice
     board.did[step] = primitive
     board.effect[step] = effect
@@ -492,8 +499,9 @@ def _done(
     board.did_b[step] = b
     board.cause[step] = cause
     board.touch[step + 1] = at
-    board.digest[0] = mix(board.digest[0], (choice << 8) | primitive, board.offset_of[word], result)
-    _add_to_trace(board, choice, primitive, word, effect)
+    what = board.offset_of[word] | (choice << 8 | primitive) << 32
+    board.digest[0] = mix(board.digest[0], what, result)
+    _add_to_trace(board, choice, what, word, effect)
     if choice != board.last_choice[0]:
         board.switches[0] += 1
     board.last_choice[0] = choice
@@ -514,16 +522,21 @@ def _learn(board: Board, player: int, word: int, effect: int) -> None:
 
 
 @kernel
-def _add_to_trace(board: Board, choice: int, primitive: int, word: int, effect: int) -> None:
+def _add_to_trace(board: Board, choice: int, what: int, word: int, effect: int) -> None:
     """A sum that depends on who reads what from whom and on the order of writes, and on nothing else."""
-    if board.version_execution[word] != board.executions[0]:
-        board.version_execution[word] = board.executions[0]
-        board.version[word] = 0
-        board.version_base[word] = 0
+    step = board.step[0]
     count = board.nr_steps[choice]
     board.nr_steps[choice] = count + 1
-    seen = board.version_base[word] if effect == EFFECT_ADD else board.version[word]
-    mark = mix(seen, (choice << 8) | primitive, count, board.offset_of[word])
+    mark = 0
+    for at in range(board.touch[step], board.touch[step + 1]):
+        # All of them: a waiter sees two words, a retry what its attempt has read.
+        touched = board.touched[at]
+        if board.version_execution[touched] != board.executions[0]:
+            board.version_execution[touched] = board.executions[0]
+            board.version[touched] = 0
+            board.version_base[touched] = 0
+        mark += board.version_base[touched] if effect == EFFECT_ADD else board.version[touched]
+    mark = mix(mark & ((1 << 61) - 1), what, count)
     board.trace_sum[0] = (board.trace_sum[0] + mark) & ((1 << 61) - 1)
     if word == 0 or effect == EFFECT_READ:
         return

@@ -44,6 +44,7 @@ TASKS_PER_WORKER = 8
 LOOK_S = 0.05
 PROGRESS_S = 0.5
 HANG_S = 20.0
+ENDLESS = "does not come to its next primitive: an endless loop"
 EXPANSIONS_MAX = 4000
 PAGE = os.sysconf("SC_PAGESIZE")
 
@@ -207,7 +208,8 @@ class _Worker:
     def is_hung(self, now: float) -> bool:
         """Has it a task and made no step for too long?"""
         beat = int(self.board.steps[0] + self.board.step[0] + self.board.transitions[0] + self.board.executions[0])
-        if self.task is None or not self.ready or beat != self._beat[0]:
+        exploring = self.task is not None or (not self.ready and self.board.executions[0] > 0)
+        if not exploring or beat != self._beat[0]:
             self._beat = (beat, now)
         return now - self._beat[1] > HANG_S
 
@@ -304,7 +306,8 @@ class _Search:
         try:
             self._await_ready(self._workers[0])
             self._started = time.monotonic()
-            self._workers += [_Worker(number, job) for number in range(1, jobs)]
+            if not self._failures:
+                self._workers += [_Worker(number, job) for number in range(1, jobs)]
             for worker in self._workers[1:]:
                 self._await_ready(worker)
         except BaseException:
@@ -318,10 +321,17 @@ class _Search:
                     worker.ready = worker.connection.recv() == "ready"
                 except EOFError:
                     worker.process.join()
-                    raise HarnessError(f"the exploring engine did not start: it {ending(worker.process.exitcode)}.") from None
+                    self._note_crash(worker, "")
+                    return
+            if worker.is_hung(time.monotonic()):
+                self._note_crash(worker, ENDLESS)
+                worker.kill()
+                return
 
     def run(self) -> Exploration:
         """Hand out tasks and collect what comes back."""
+        if self._failures:
+            return self._close_books()
         if self._job.strategy == "states":
             self._states()
         elif self._job.strategy in {"dpor", "depth-first"}:
@@ -454,7 +464,7 @@ class _Search:
                 answers.append(done)
                 return True
         if worker.is_hung(now):
-            self._note_crash(worker, f"has made no step for {HANG_S:g} s: an endless loop between two primitives")
+            self._note_crash(worker, ENDLESS)
             worker.kill()
             return True
         if not worker.process.is_alive():

@@ -7,7 +7,7 @@ believable.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from model.atomics import PRIMITIVES
@@ -106,7 +106,7 @@ def told(opening: Opening, failing: Failing) -> tuple[Story, Ending]:
     """
     if failing.crash is not None:
         ending = Ending("crashed", rule="", actor=failing.crash.actor, detail=f"{failing.crash.actor} {failing.crash.how}")
-        return tell(opening, failing.runs, stop_behind=True), ending
+        return replace(tell(opening, failing.runs, stop_behind=True), ending=ending), ending
     story = tell(opening, failing.runs)
     if (story.ending.end, story.digest) != (failing.end, failing.digest):
         raise HarnessError(

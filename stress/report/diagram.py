@@ -8,6 +8,7 @@ no other room for the kernel's function names.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from model.constants import EV_SLOT_OP_BEGIN
@@ -208,22 +209,31 @@ class _Table:
         return "".join(cells)
 
     def _columns(self) -> list[int]:
-        """Where each column begins: the last one gets the room that it needs, the others share what is left."""
+        """Where each column begins: such that the rows need the fewest lines, and else as far apart as that allows."""
         least = [max(len(name) + 1, COLUMN_MIN) for name in self._names]
         if not least:
             return []
-        needed = [
-            max(len(row.place) + 1, len(INDENT + row.text) if row.place else len(row.text) + (8 if row.finding else 0))
-            for row in self._rows
-            if row.actor == self._names[-1]
-        ]
-        last = max(least[-1], min(max(needed, default=0), self._area - sum(least[:-1])))
-        spare = self._area - last - sum(least[:-1])
-        widths = [width + max(spare, 0) // max(len(least) - 1, 1) for width in least[:-1]]
+        most = max(self._area - sum(least[:-1]), least[-1])
+        needed = max((self._needed(row) for row in self._rows if row.actor == self._names[-1]), default=0)
+        candidates = [self._starts_with(last, least) for last in {*range(least[-1], min(needed, most) + 1), most}]
+        return min(candidates, key=lambda starts: (self._nr_lines(starts), [-start for start in starts]))
+
+    def _starts_with(self, last: int, least: list[int]) -> list[int]:
+        """The columns if the last one is so wide: the others share what is left."""
+        spare = max(self._area - last - sum(least[:-1]), 0)
         starts = [0]
-        for width in widths:
-            starts.append(starts[-1] + width)
+        for width in least[:-1]:
+            starts.append(starts[-1] + width + spare // (len(least) - 1))
         return starts
+
+    def _needed(self, row: Row) -> int:
+        """Columns for a row without a break, but for the one behind its place."""
+        return max(len(row.place) + 1, *(len(line) for line in split_text(replace(row, opens=False), 1 << 10)[1]))
+
+    def _nr_lines(self, starts: list[int]) -> int:
+        start_of = dict(zip(self._names, starts, strict=True))
+        parts = [split_text(row, self._area - start_of[row.actor]) for row in self._rows if row.actor]
+        return sum(len(where) + len(what) for where, what in parts)
 
 
 def _through(above: str, below: str) -> str:

@@ -120,7 +120,7 @@ class Narrator:
         if not stale and not event.arg1 & TLB_HIT and self._filled.get(event.actor) == (self._runs[self._at], event.gfn):
             return None  # the fill has just said so
         how = "TLB hit gfn " if event.arg1 & TLB_HIT else "touches gfn "
-        owner = f": {_owner(event.arg0)}"
+        owner = f": {_owner(event)}"
         return Fact("", how, f"{number(event.gfn)} -> pfn {number(event.pfn)}", owner if stale else "")
 
     def _tlb_flush(self, event: Event) -> Fact:
@@ -230,7 +230,7 @@ class Narrator:
     def _writeback(self, event: Event) -> Fact | None:
         if not event.arg1:
             return None
-        return self._here(f"writes back gfn {number(event.gfn)} -> pfn {number(event.pfn)}: {_owner(event.arg0)}")
+        return self._here(f"writes back gfn {number(event.gfn)} -> pfn {number(event.pfn)}: {_owner(event)}")
 
     def _kvm_page_fault(self, event: Event) -> Fact:
         return Fact("kvm_tdp_mmu_page_fault()", f"gfn {number(event.gfn)}{PAGE_FAULTS[event.word('arg0')]}")
@@ -245,7 +245,7 @@ class Narrator:
 
     def _slot_op_begin(self, event: Event) -> Fact:
         self._operation, self._slot, self._swaps = event.word("arg0"), event.arg1, 0
-        at = f" at gfn {number(event.gfn)}" if self._operation != "delete" else ""
+        at = {"create": f" at gfn {number(event.gfn)}", "move": f" to gfn {number(event.gfn)}"}.get(self._operation, "")
         return Fact("", f"{self._operation.upper()} slot {event.arg1}{at} (inc {event.incarnation})")
 
     def _slot_op_end(self, event: Event) -> Fact:
@@ -289,5 +289,8 @@ class Narrator:
         return Fact("", "grace period over")
 
 
-def _owner(tag: int) -> str:
-    return f"frame of inc {tag}" if tag else "frame is free"
+def _owner(event: Event) -> str:
+    """Whose the frame is that a retired mapping led to; behind a MOVE it is the slot's as before."""
+    if event.arg0 == event.incarnation:
+        return f"inc {event.incarnation} is retired"
+    return f"frame of inc {event.arg0}" if event.arg0 else "frame is free"

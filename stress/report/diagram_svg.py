@@ -154,11 +154,8 @@ class _Picture:
             self._line(self._step_x + 8, placed.top - LINE / 4, self._mmu_x - 8, placed.top - LINE / 4, FAINT, dash="2 4")
         fill = BAD if row.finding or row.life in {USED, RETURNED} else INK
         for n, line in enumerate(placed.lines):
-            # Blanks in front are the row's indentation; SVG drops them.
-            indent = len(line) - len(line.lstrip())
-            y = placed.top + LINE * (n + 1) - 4
-            where = n < placed.nr_where
-            self._text(x + indent * CHAR, y, line.strip(), fill=FAINT if where else fill, weight="bold" if row.finding else "")
+            ink, weight = FAINT if n < placed.nr_where else fill, "bold" if row.finding else ""
+            self._text(x, placed.top + LINE * (n + 1) - 4, line, fill=ink, weight=weight)
         if row.actor:
             self._text(self._step_x, placed.fact_y + 4, str(row.step), anchor="end", fill=FAINT)
 
@@ -215,13 +212,15 @@ class _Picture:
         size: int = SIZE,
         kind: str = "",
     ) -> None:
-        attributes = {"x": f"{x:.1f}", "y": f"{y:.1f}", "fill": fill}
+        # Blanks in front are indentation, and a viewer would drop them.
+        indent = (len(text) - len(text.lstrip())) * CHAR
+        attributes = {"x": f"{x + indent:.1f}", "y": f"{y:.1f}", "fill": fill}
         attributes |= {"class": kind} if kind else {}
         attributes |= {"font-weight": weight} if weight else {}
         attributes |= {"text-anchor": anchor} if anchor else {}
         attributes |= {"font-size": str(size)} if size != SIZE else {}
         # Control characters are none of XML's, escaped or not.
-        ET.SubElement(self._svg, "text", attributes).text = one_line(text)
+        ET.SubElement(self._svg, "text", attributes).text = one_line(text.strip())
 
     def _rect(self, x: float, y: float, width: float, height: float, fill: str, kind: str = "") -> None:
         attributes = {"x": f"{x:.1f}", "y": f"{y:.1f}", "width": f"{width:.1f}", "height": f"{height:.1f}", "fill": fill}

@@ -18,7 +18,7 @@ from stress.explore.compiled import bind_board
 from stress.explore.interpreted import Interpreted
 from stress.explore.opening import Opening, set_up
 from stress.explore.schedule import schedule_of
-from stress.explore.strategies import STRATEGIES
+from stress.explore.strategies import GIVEN, STRATEGIES
 
 X, Y, Z = range(3)
 WORDS = 3
@@ -80,7 +80,7 @@ class Bench:
         """
         bind_board(self.table.memory)
         board = self.board
-        board.strategy[0], board.seed[0] = STRATEGIES[strategy], seed
+        board.strategy[0], board.seed[0] = STRATEGIES.get(strategy, GIVEN), seed
         board.preemptions_max[0], board.depth[0], board.floor[0], board.exhausted[0] = UNBOUNDED, 3, 0, 0
         for name, value in more.items():
             getattr(board, name)[0] = value

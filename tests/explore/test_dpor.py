@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""DPOR misses nothing: small random programs over all primitives, compared with the search that prunes nothing."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from .programs import Bench, X, Y, Z, listed
+
+NAIVE_MAX = 1500  # interleavings of one program, about
+NAIVE_MAX_SLOW = 20_000
+MEMORIES = ("sc", "tso")
+
+
+@functools.cache
+def bench(memory):
+    return Bench(memory)
+
+
+# --- random programs
+
+words = st.sampled_from([X, Y, Z])
+values = st.integers(0, 2)
+masks = st.sampled_from([0, 1, 3, 4, -1])
+plain = st.one_of(
+    st.tuples(st.just("load"), words),
+    st.tuples(st.just("store"), words, values),
+    st.tuples(st.just("load_acquire"), words),
+    st.tuples(st.just("store_release"), words, values),
+    st.tuples(st.just("say_into"), words),
+    st.tuples(st.just("xchg"), words, values),
+    st.tuples(st.just("cmpxchg"), words, values, values),
+    st.tuples(st.just("fetch_add"), words, values),
+    st.tuples(st.just("fetch_or"), words, values),
+    st.tuples(st.just("fetch_and"), words, values),
+    st.tuples(st.just("atomic_add"), words, st.sampled_from([1, 2, 4, -1, -4])),
+    st.tuples(st.just("add_test"), words, st.sampled_from([1, 2, 4, -4]), masks),
+    st.tuples(st.just("block"), words, values, words, values),
+    st.just(("retry_pause",)),
+    st.just(("attempt",)),
+    st.just(("smp_mb",)),
+)
+items = plain | st.builds(lambda item: ("unless", *item), plain)
+# An attempt that fails where a program says so, more often than chance would have it.
+attempts = st.builds(lambda reads: [("attempt",), *reads, ("retry_pause",)], st.lists(items, min_size=1, max_size=2))
+programs = st.one_of(st.lists(items, min_size=1, max_size=5), attempts)
+LOCAL = {"attempt"}
+STORES = {"store", "store_release", "say_into"}
+
+
+def name_of(item):
+    return item[1] if item[0] == "unless" else item[0]
+
+
+def interleavings(parts, memory):
+    """How many there are at the most: of the steps of all actors and, under tso, of all their buffers."""
+    counts = []
+    for program in parts:
+        names = [name_of(item) for item in program]
+        stores = sum(name in STORES for name in names)
+        local = sum(name in LOCAL for name in names) + (stores if memory == "tso" else names.count("smp_mb"))
+        counts.append(len(names) - local)
+        if memory == "tso":
+            # A drain comes behind its store.
+            counts.append(stores)
+    return math.factorial(sum(counts)) // math.prod(math.factorial(count) for count in counts)
+
+
+def cut(parts, memory, most):
+    """The same programs, made shorter until they have few enough interleavings."""
+    parts = [list(program) for program in parts]
+    while interleavings(parts, memory) > most:
+        max(parts, key=len).pop()
+    return parts
+
+
+# --- the comparison
+
+
+def compared(memory, parts, **more):
+    """What the naive search and DPOR see: final states and traces of each, and all executions of DPOR."""
+    play = [listed(program) for program in parts]
+    naive = list(bench(memory).executions(*play))
+    reduced = list(bench(memory).executions(*play, strategy="dpor", **more))
+    return naive, reduced
+
+
+def missed(memory, parts, **more):
+    """Final states that DPOR does not reach."""
+    naive, reduced = compared(memory, parts, **more)
+    return {seen.state for seen in naive} - {seen.state for seen in reduced if seen.end != "pruned"}
+
+
+def check(memory, parts):
+    naive, reduced = compared(memory, parts)
+    states = {seen.state for seen in naive}
+    whole = [seen for seen in reduced if seen.end != "pruned"]
+    assert {seen.state for seen in whole} == states
+    assert len({seen.trace for seen in whole}) == len(whole), "one trace was made twice"
+    assert len(reduced) <= len(naive)
+    assert len({seen.schedule for seen in naive}) == len(naive)
+    assert {seen.end for seen in naive} <= {"complete", "deadlock", "lost-wakeup", "livelock"}
+
+
+OVERTAKEN = [[("store", X, 1), ("load", Y), ("load", X)], [("store", X, 2)]]
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@given(parts=st.lists(programs, min_size=2, max_size=3))
+@settings(max_examples=150)
+@example(OVERTAKEN)
+def test_no_state_is_missed(memory, parts):
+    """DPOR reaches every final state, with every result, makes no trace twice, and never more executions than the naive search."""
+    check(memory, cut(parts, memory, NAIVE_MAX))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", MEMORIES)
+@given(parts=st.lists(programs, min_size=2, max_size=4))
+@settings(max_examples=3000)
+def test_no_state_is_missed_many(memory, parts):
+    """The same for thousands of larger programs."""
+    check(memory, cut(parts, memory, NAIVE_MAX_SLOW))
