@@ -164,7 +164,7 @@ def _bugs(seeds: int, executions: int, only: str) -> None:
                     times.append(result.seconds)
                     if seed == 1:
                         _, ending = told(opening, result.failing)
-                        kinds.add(f"{ending.kind} [{ending.rule}]")
+                        kinds.add(f"{ending.signature[0]} [{ending.rule}]")
             row += [f"{len(numbers)} of {seeds}", spread(numbers, 0), spread(times, 2)]
         rows.append([*row, ", ".join(sorted(kinds))])
         say(f"{bug.label}: {' '.join(row[2:])}")
@@ -198,7 +198,7 @@ def _shrink(only: str) -> None:
                 f"{len(story.steps):,} -> {len(after.steps):,}",
                 f"{small.preemptions}" if small.fewest else f"more than {small.preemptions}?",
                 f"{seconds:.1f}",
-                f"{after.ending.kind} [{after.ending.rule}]",
+                f"{after.ending.signature[0]} [{after.ending.rule}]",
             ]
         )
         say(" ".join(rows[-1]))

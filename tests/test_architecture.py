@@ -28,6 +28,7 @@ LAYERS: dict[str, set[str]] = {
     "stress.engine": {"stress", "stress.buildcache", "stress.config", "stress.errors", "stress.log", "stress.verdict", "model"},
     "stress.explore": {"stress", "stress.buildcache", "stress.config", "stress.engine", "stress.errors", "stress.jit", "model"},
     "stress.report": {
+        "stress",
         "stress.check",
         "stress.config",
         "stress.engine",

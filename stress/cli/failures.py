@@ -52,7 +52,7 @@ def replay(
             _check_model(failure, file, display, force=force)
             story, differs = replay_failure(failure, engine)
             if diagram or svg:
-                _draw(story, display if diagram else None, width, svg)
+                _draw(failure, story, display if diagram else None, width, svg)
             if differs:
                 raise HarnessError(f"{file}: the replay differs: {differs}.")
             display.message(
@@ -94,7 +94,7 @@ def shrink(
             target = out or file.with_name(f"{file.stem}-small.json")
             write_atomic(target, write_failure(smaller))
             if diagram:
-                _draw(story, display, width, None)
+                _draw(smaller, story, display, width, None)
             display.message(how)
             display.message(f"    zaptorture replay {target} --diagram")
             display.message(f"{Verdict.VIOLATION.value} {smaller.ending.sentence()} ({smaller.switches} context switches)")
@@ -132,8 +132,8 @@ def reproduce(
                 code = Verdict.INCONCLUSIVE.exit_code
             else:
                 write_atomic(run / "failure.json", write_failure(found.failure))
-                _write_diagrams(found.story, run)
-                _draw(found.story, display, width, None)
+                _write_diagrams(found.failure, found.story, run)
+                _draw(found.failure, found.story, display, width, None)
                 display.message(f"    zaptorture replay {run / 'failure.json'} --diagram")
                 display.message(f"{Verdict.VIOLATION.value} {found.failure.ending.sentence()} (reproduced; tried {found.tried})")
                 code = Verdict.VIOLATION.exit_code
@@ -163,20 +163,23 @@ def _check_model(failure: Failure, file: Path, display: Display, *, force: bool)
     display.message(message)
 
 
-def _draw(story: Story, display: Display | None, width: int, svg: Path | None) -> None:
+def _draw(failure: Failure, story: Story, display: Display | None, width: int, svg: Path | None) -> None:
     from stress.report.diagram import text_diagram  # noqa: PLC0415
     from stress.report.diagram_svg import svg_diagram  # noqa: PLC0415
+    from stress.report.explore import heading_lines  # noqa: PLC0415
 
     if display is not None:
-        for line in text_diagram(story, width=width):
+        for line in [*heading_lines(failure, width), *text_diagram(story, width=width)]:
             display.message(line)
     if svg is not None:
         write_atomic(svg, svg_diagram(story).encode())
 
 
-def _write_diagrams(story: Story, folder: Path) -> None:
+def _write_diagrams(failure: Failure, story: Story, folder: Path) -> None:
     from stress.report.diagram import text_diagram  # noqa: PLC0415
     from stress.report.diagram_svg import svg_diagram  # noqa: PLC0415
+    from stress.report.explore import heading_lines  # noqa: PLC0415
 
-    write_atomic(folder / "failure.txt", "".join(f"{line}\n" for line in text_diagram(story, width=72)).encode())
+    lines = [*heading_lines(failure, 72), *text_diagram(story, width=72)]
+    write_atomic(folder / "failure.txt", "".join(f"{line}\n" for line in lines).encode())
     write_atomic(folder / "failure.svg", svg_diagram(story).encode())

@@ -151,6 +151,7 @@ BOARD = np.dtype(
         ("last_step", np.int64, (MAX_CHOICES,)),
         ("nr_reads", np.int64, (MAX_PLAYERS,)),
         ("reads", np.int32, (MAX_PLAYERS, WORDS_MAX)),
+        ("read_mask", np.int64, (MAX_PLAYERS, WORDS_MAX)),  # by word: the bits that it looked at
         # --- store buffers
         ("buffered", np.int64, (MAX_PLAYERS,)),
         ("buffer_word", np.int64, (MAX_PLAYERS, BUFFER_MAX)),

@@ -6,7 +6,7 @@ from __future__ import annotations
 from model.atomics import ADD_TEST, ATOMIC_ADD, BLOCK, LOAD, LOAD_ACQUIRE, RETRY_PAUSE
 from stress.explore.compiled import kernel
 
-__all__ = ["EFFECT_ADD", "EFFECT_READ", "EFFECT_WRITE", "commute", "effect_of"]
+__all__ = ["EFFECT_ADD", "EFFECT_READ", "EFFECT_WRITE", "commute", "effect_of", "unseen"]
 
 EFFECT_READ = 0
 EFFECT_ADD = 1
@@ -22,14 +22,14 @@ def commute(effect1: int, primitive1: int, a1: int, b1: int, effect2: int, primi
     if effect1 == EFFECT_READ and effect2 == EFFECT_READ:
         return True
     if effect1 == EFFECT_ADD and effect2 == EFFECT_ADD:
-        return _unseen(primitive1, b1, a2) and _unseen(primitive2, b2, a1)
+        return (primitive1 == ATOMIC_ADD or unseen(b1, a2)) and (primitive2 == ATOMIC_ADD or unseen(b2, a1))
     return False
 
 
 @kernel
-def _unseen(primitive: int, mask: int, addend: int) -> bool:
-    # A sum changes no bit below its addend's lowest one; a negative mask has the highest bit.
-    return primitive == ATOMIC_ADD or 0 <= mask < (addend & -addend)
+def unseen(mask: int, addend: int) -> bool:
+    """Does a sum change none of these bits? None below its addend's lowest one; a negative mask has the highest."""
+    return 0 <= mask < (addend & -addend)
 
 
 @kernel

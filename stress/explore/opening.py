@@ -196,6 +196,9 @@ def extents_of(opening: Opening) -> list[tuple[int, int, bool]]:
     fields: Any = VM.fields
     # Without the RCU actor nobody looks at who is inside a section, or counts callbacks.
     statistics = STATISTICS if ACTOR_RCU in opening.actors else STATISTICS | _OF_RCU
+    if settings.check_level == "use":
+        # Entries are counted for checks that are off.
+        statistics |= {"vcpu.entry_seq"}
     extents = []
     for name in VM.names or ():
         if name in _FIXED:

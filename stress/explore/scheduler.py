@@ -53,7 +53,7 @@ from stress.explore.board import (
     WORDS_MAX,
     Board,
 )
-from stress.explore.commuting import EFFECT_ADD, EFFECT_READ, EFFECT_WRITE, commute, effect_of
+from stress.explore.commuting import EFFECT_ADD, EFFECT_READ, EFFECT_WRITE, commute, effect_of, unseen
 from stress.explore.compiled import kernel, peek, poke
 from stress.explore.coverage import cover_pair
 from stress.explore.mixing import mix
@@ -75,6 +75,8 @@ __all__ = [
     "why_stuck",
     "word_of",
 ]
+
+ALL_BITS = -1
 
 # --- offers
 
@@ -392,7 +394,7 @@ def perform(board: Board, player: int) -> int:
         effect = EFFECT_READ
     result = operate(where, primitive, a, b)
     if primitive == BLOCK:
-        _read(board, player, board.word2[player])
+        _read(board, player, board.word2[player], ALL_BITS)
     if primitive in (LOAD, LOAD_ACQUIRE, BLOCK):
         cause = -1
     _done(board, player, player, primitive, word, a, b, effect, result, cause, board.touch[board.step[0]])
@@ -424,11 +426,15 @@ def forget_reads(board: Board, player: int) -> None:
 
 
 @kernel
-def _read(board: Board, player: int, word: int) -> None:
-    if board.attempts[player] != 0 and board.readers[word] >> player & 1 == 0:
+def _read(board: Board, player: int, word: int, mask: int) -> None:
+    if board.attempts[player] == 0:
+        return
+    if board.readers[word] >> player & 1 == 0:
         board.readers[word] |= 1 << player
         board.reads[player, board.nr_reads[player]] = word
         board.nr_reads[player] += 1
+        board.read_mask[player, word] = 0
+    board.read_mask[player, word] |= mask
 
 
 @kernel
@@ -472,10 +478,11 @@ def _done(
             others = board.readers[word] & ~(1 << player)
             if others != 0:
                 for other in range(board.nr_players[0]):
-                    if others >> other & 1 != 0:
+                    # A sum beside the bits that it looked at commutes with its test: it may not matter which comes first.
+                    if others >> other & 1 != 0 and not (effect == EFFECT_ADD and unseen(board.read_mask[other, word], a)):
                         board.dirty[other] = 1
         if primitive not in (STORE, STORE_RELEASE, ATOMIC_ADD):
-            _read(board, player, word)
+            _read(board, player, word, b if primitive == ADD_TEST else ALL_BITS)
         board.touched[at] = word
         at += 1
         if primitive == BLOCK:
@@ -501,7 +508,12 @@ def _done(
     board.touch[step + 1] = at
     what = board.offset_of[word] | (choice << 8 | primitive) << 32
     board.digest[0] = mix(board.digest[0], what, result)
-    _add_to_trace(board, choice, what, word, effect)
+    if primitive == ADD_TEST:
+        # Which sums it has seen.
+        what = mix(what, result, 0)
+    if primitive != SMP_MB:
+        # A barrier is a step only if there was something to wait for, which is no part of the trace.
+        _add_to_trace(board, choice, what, word, effect)
     if choice != board.last_choice[0]:
         board.switches[0] += 1
     board.last_choice[0] = choice

@@ -74,8 +74,9 @@ def _save(board: Board, arena: Any, at: int) -> int:
         arena[at + 11] = board.buffered[player]
         at += 12
         for k in range(board.nr_reads[player]):
-            arena[at + k] = board.reads[player, k]
-        at += board.nr_reads[player]
+            arena[at] = board.reads[player, k]
+            arena[at + 1] = board.read_mask[player, board.reads[player, k]]
+            at += 2
         for k in range(board.buffered[player]):
             arena[at] = board.buffer_word[player, k]
             arena[at + 1] = board.buffer_value[player, k]
@@ -118,9 +119,10 @@ def _restore(board: Board, arena: Any, at: int) -> None:
         board.buffered[player] = arena[at + 11]
         at += 12
         for k in range(board.nr_reads[player]):
-            board.reads[player, k] = arena[at + k]
-            board.readers[arena[at + k]] |= 1 << player
-        at += board.nr_reads[player]
+            board.reads[player, k] = arena[at]
+            board.readers[arena[at]] |= 1 << player
+            board.read_mask[player, arena[at]] = arena[at + 1]
+            at += 2
         for k in range(board.buffered[player]):
             board.buffer_word[player, k] = arena[at]
             board.buffer_value[player, k] = arena[at + 1]
@@ -158,7 +160,8 @@ def _fingerprint(board: Board) -> int:
         if board.status[player] != DONE:
             for k in range(board.nr_reads[player]):
                 # A set: in whatever order.
-                reads += _stir(7, board.reads[player, k])
+                word = board.reads[player, k]
+                reads += _stir(_stir(7, word), board.read_mask[player, word])
             where = board.sp[player + 1]
             words = (board.stack_top[player] - where) >> 3
             state = _stir(state, words)

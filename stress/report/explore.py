@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
+from stress import __version__
 from stress.errors import one_line
 from stress.explore.coverage import WINDOWS
 from stress.explore.strategies.pct import bound
@@ -14,10 +16,20 @@ from stress.verdict import Verdict
 if TYPE_CHECKING:
     from stress.config import Config
     from stress.explore.ending import Ending
+    from stress.explore.failure import Failure
     from stress.explore.search import Exploration, Look
     from stress.explore.worker import Job
 
-__all__ = ["coverage_lines", "ending_lines", "look_text", "plan_lines", "summary_lines", "verdict_of", "verdict_text"]
+__all__ = [
+    "coverage_lines",
+    "ending_lines",
+    "heading_lines",
+    "look_text",
+    "plan_lines",
+    "summary_lines",
+    "verdict_of",
+    "verdict_text",
+]
 
 COMPLETE_STRATEGIES = ("depth-first", "dpor", "states")
 PAIRS_SHOWN = 200
@@ -71,6 +83,19 @@ def summary_lines(job: Job, result: Exploration, actors: int) -> list[str]:
             f"with probability >= {once:.2g}, all of these >= {many:.2g}"
         )
     return lines
+
+
+def heading_lines(failure: Failure, width: int) -> list[str]:
+    """What was explored, above a diagram: scenario, variant, planted bugs, and the scripts."""
+    config = failure.config
+    script = config.script
+    bugs = f", planted {', '.join(config.bugs)}" if config.bugs else ""
+    facts = f"{config.scenario}: variant {config.variant}{bugs}, memory {config.explore.memory}, checks {config.check.level}"
+    scripts = [f"vcpu{n}: {' '.join(items) or '-'}" for n, items in enumerate(script.vcpus)]
+    scripts.append(f"ctl: {', '.join(script.ctl) or '-'}")
+    start = "warm" if script.warm else "cold"
+    version = f"zaptorture {__version__}, model {failure.model_hash}"
+    return [line for text in (facts, f"{'; '.join(scripts)} ({start} start)", version) for line in textwrap.wrap(text, width)]
 
 
 def ending_lines(ending: Ending, switches: int, steps: int, positions: tuple[str, ...]) -> list[str]:

@@ -7,6 +7,8 @@ part written as data: a list of primitives with their arguments.
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from model import atomics
 from model.vm import SlotSettings, VmSettings
 from stress.explore.board import END_NAMES
+from stress.explore.commuting import commute
 from stress.explore.compiled import bind_board
 from stress.explore.interpreted import Interpreted
 from stress.explore.opening import Opening, set_up
@@ -33,7 +36,10 @@ SETTINGS = VmSettings(
 
 @dataclass(frozen=True)
 class Seen:
-    """One execution: why it ended, the words then, and what each actor has said; then how it was made."""
+    """One execution: why it ended, the words then, and what each actor has said; then how it was made.
+
+    `order` is its trace in full: each pair of steps that do not commute, in their order, and every step by itself.
+    """
 
     end: str
     words: tuple[int, ...]
@@ -41,6 +47,7 @@ class Seen:
     steps: int = 0
     digest: int = 0
     trace: int = 0
+    order: frozenset = frozenset()
     schedule: tuple[int, ...] = ()
     positions: tuple[str, ...] = ()
 
@@ -103,6 +110,7 @@ class Bench:
             int(board.step[0]),
             int(board.digest[0]),
             int(board.trace_sum[0]),
+            order_of(board),
             tuple(int(choice) for choice in schedule_of(board)),
             tuple(self.engine.positions()),
         )
@@ -123,6 +131,25 @@ class Bench:
     def ends(self, *parts, **more):
         """The ends that executions of these parts come to."""
         return {seen.end for seen in self.executions(*parts, **more)} - {"pruned"}
+
+
+def order_of(board):
+    """What makes two executions the same trace, straight from its definition; barriers are left out."""
+    steps, numbers = [], Counter()
+    for at in range(int(board.step[0])):
+        primitive = int(board.did[at])
+        if primitive == atomics.SMP_MB:
+            continue
+        choice = int(board.choice[at])
+        words = frozenset(int(word) for word in board.touched[board.touch[at] : board.touch[at + 1]])
+        what = (int(board.effect[at]), primitive, int(board.did_a[at]), int(board.did_b[at]))
+        steps.append(((choice, numbers[choice], what, words), words, what))
+        numbers[choice] += 1
+    pairs = {name for name, _, _ in steps}
+    for (first, words, what), (second, words2, what2) in itertools.combinations(steps, 2):
+        if first[0] != second[0] and words & words2 and not commute(*what, *what2):
+            pairs.add((first, second))
+    return frozenset(pairs)
 
 
 # --- parts as data

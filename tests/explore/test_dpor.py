@@ -101,7 +101,12 @@ def check(memory, parts):
     states = {seen.state for seen in naive}
     whole = [seen for seen in reduced if seen.end != "pruned"]
     assert {seen.state for seen in whole} == states
-    assert len({seen.trace for seen in whole}) == len(whole), "one trace was made twice"
+    assert len({seen.order for seen in whole}) == len(whole), "one trace was made twice"
+    assert {seen.order for seen in whole} == {seen.order for seen in naive}
+    assert len({(seen.order, seen.trace) for seen in naive}) == len({seen.order for seen in naive}), "two sums for one trace"
+    if not any(name_of(item) == "add_test" for program in parts for item in program):
+        # Two orders of a sum and a test with the same result have the same sum.
+        assert len({seen.trace for seen in whole}) == len(whole), "one sum for two traces"
     assert len(reduced) <= len(naive)
     assert len({seen.schedule for seen in naive}) == len(naive)
     assert {seen.end for seen in naive} <= {"complete", "deadlock", "lost-wakeup", "livelock"}

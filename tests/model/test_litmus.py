@@ -43,7 +43,7 @@ from model.jit import kernel
 from model.native import cpu_relax, sched_yield
 
 BLOCK = 20_000  # rounds between two looks at what was seen
-ROUNDS = 300_000  # that must pass without a forbidden outcome: 100 times those that show it without a barrier
+ROUNDS = 300_000  # that must pass without a forbidden outcome: hundreds of times the usual number until one is seen
 LIMIT = 10_000_000  # that may pass before an outcome is seen
 
 # One word of each cache line, and no two lines that a prefetcher takes together.

@@ -11,12 +11,13 @@ planned at the step before, one of them is. What was explored from a state sleep
 with it wakes it; an execution in which all that could run sleeps was pruned.
 
 Where this differs from the paper: a waiter that could not run yet may be the second step of a race. If nothing between the two
-could have enabled it, the race cannot be turned round and is left alone; else whoever would enable it is planned. A waiter that
-waits for ever is treated as a step behind the last one.
+could have enabled it, the race cannot be turned round and is left alone; else whoever would enable it is planned. Where it could
+have run earlier and was stopped since, that is planned too. A waiter that waits for ever is treated as a step behind the last one.
 """
 
 from __future__ import annotations
 
+from model.atomics import BLOCK
 from stress.explore.board import BLOCKED, HUB, MAX_CHOICES, MAX_RACES, Board
 from stress.explore.commuting import EFFECT_READ, EFFECT_WRITE, commute
 from stress.explore.compiled import kernel
@@ -143,6 +144,23 @@ def _clock_step(board: Board, step: int) -> None:
         board.touch_last[word] = at
     for race in range(races):
         _turn_round(board, board.race[race], step, choice)
+    if board.did[step] == BLOCK:
+        _before_it_was_stopped(board, step, choice, True)  # noqa: FBT003
+
+
+@kernel
+def _before_it_was_stopped(board: Board, step: int, player: int, could: bool) -> None:  # noqa: FBT001
+    """A waiter that could have gone on before it was stopped the last time: let it do that.
+
+    The step that stopped it may be hidden behind one that it is in a race with, and which it could not have come before.
+    """
+    for back in range(step - 1 - board.own_last[player]):
+        at = step - 1 - back
+        before = board.could[at] >> player & 1 != 0
+        if before and not could:
+            board.backtrack[at] |= 1 << player
+            return
+        could = before
 
 
 @kernel
@@ -155,6 +173,7 @@ def _pretend(board: Board, player: int) -> None:
     board.clock[step, player] = step
     for race in range(races):
         _turn_round(board, board.race[race], step, player)
+    _before_it_was_stopped(board, step, player, False)  # noqa: FBT003
 
 
 @kernel
