@@ -1,26 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A Promela twin of the smallest interesting scenario of model/: vCPUs on a slot that is deleted by the split fast zap.
+ * A Promela twin of the smallest scenario of model/ that has it all: vCPUs on a slot that is deleted by the split fast zap.
  *
  * It follows model/{vcpu,mmu,tdp_mmu,roots,requests,rcu,locks,memslots,kvm_main,flush_shadow,userspace,oracle}.py step by step:
- * one statement for each primitive on a shared word. d_step only joins a primitive with work that nobody else can see or
- * disturb (own TLB, own snapshot) and with the oracle's looks, which in the model are no steps of the protocol either.
+ * one statement for each primitive on a shared word. A d_step joins a primitive with work that nobody else can see or disturb
+ * (the own TLB, own variables) and with the oracle's looks, which are no steps of the protocol.
  *
- * At the start, as behind model/stages.py: the slot exists, all vCPUs are outside the guest, have loaded and flushed the same
- * valid root (NV + 1 references), and all gfns of the slot are mapped in it and in every vCPU's TLB. Then each vCPU makes NA
- * guest accesses, and ctl deletes the slot, retires its incarnation and clears its frames' tags. A vCPU that has done its part
- * keeps its root, leaves kvm->srcu and only acknowledges IPIs.
+ * At the start, as behind the warm stage of model/stages.py: the slot exists, all vCPUs are outside the guest, have loaded and
+ * flushed the same valid root (NV + 1 references), and all gfns of the slot are mapped in it and in every vCPU's TLB. Then each
+ * vCPU makes NA guest accesses, and ctl deletes the slot, retires its incarnation and clears its frames' tags. A vCPU that has
+ * done its part keeps its root, leaves kvm->srcu and only acknowledges IPIs. At the end the references must balance.
  *
- * Where the twin is coarser than the model, and why that loses nothing here:
- *	- a root is a flat array of leafs: no child tables, hence no FROZEN entries, and no accessed and dirty bits;
- *	- words that never change in this scenario are not read: mmu_invalidate_seq, generations, uncontended slots_lock;
- *	- sequence numbers would make the state space infinite. Where the model remembers one (an SRCU reader's, a guest entry's) to
- *	  see whether somebody has moved on, the twin marks the word itself, and moving on clears the mark. Tickets restart at 0
- *	  when nobody holds one;
- *	- refcount_inc_not_zero() is one statement, and so is the waiter's load together with the cmpxchg that follows it;
- *	- tdp_mmu_pages_lock is no ticket lock.
+ * Where it is coarser than the model:
+ *	- a root is a flat array of leafs: no child tables, hence no FROZEN entries; no accessed and dirty bits;
+ *	- pages come from nowhere, not from a cache that is topped up from a locked pool;
+ *	- words that never change or are never contended here have no steps: mmu_invalidate_seq, generations, slots_lock;
+ *	- sequence numbers would make the state space infinite. Where the model remembers one (of an SRCU section, of a guest entry) to
+ *	  see whether somebody has moved on, the twin marks the word itself, and moving on clears the mark. Tickets restart at 0 when
+ *	  nobody holds one;
+ *	- refcount_inc_not_zero() is one statement, as is a load together with the cmpxchg that relies on it while waiting;
+ *	  tdp_mmu_pages_lock is no ticket lock;
+ *	- a vCPU that retries need not pause until something has changed: states that repeat cost nothing in a search of states.
  * It is sequentially consistent: no-entry-barrier, which needs store buffers, has no counterpart. A livelock is a cycle of states,
- * and a search for safety does not look at cycles.
+ * at which a search for safety does not look.
  *
  * Size:
  *	NV		vCPUs; default 2
@@ -29,19 +31,22 @@
  * Scenario:
  *	ZAP_ONLY	the quirk is disabled from the start: only the slot's leafs are zapped, roots stay valid
  *	TOGGLER		a process that disables the quirk once, at any time
- *	SPLIT		the patch as posted: the predicate is evaluated twice (with TOGGLER: the planted bug)
+ *	SPLIT		the patch as posted: the predicate is evaluated twice, which TOGGLER turns into the bug; without it, split-once
  *	LAST_CREATE	the slot is created again, on the same frames
- *	LIVE_SLOT	a second slot of one gfn, behind the first one; it stays, and nothing of it is mapped at the start
+ *	LIVE_SLOT	a second slot of one gfn behind the first; it stays, and nothing of it is mapped at the start
  *	COLD		the slot's last gfn is not mapped at the start
- *	YIELD		ctl's need_resched is set once: the back half yields in front of its second entry
+ *	YIELD		ctl is asked once to reschedule: the back half yields in front of its second entry
  *	RECYCLE		a freed root's page may be the next root, once no RCU section is open
  * Planted bugs, named as in model/mutations.py:
  *	REQUEST_WITHOUT_ACK, NO_REQUEST, REQUEST_BEFORE_INVALIDATE, NO_FLUSH_ON_LOAD, NO_SRCU_WAIT, ZAP_ONLY_WITHOUT_FLUSH,
  *	FAULT_INTO_INVALIDATED_ROOT, RETURN_BEFORE_BACK_HALF, BACK_HALF_AFTER_COMMIT, ADVANCE_AFTER_YIELD, NO_GIFT,
  *	PUT_BEFORE_ZAP, ITERATOR_WITHOUT_REFERENCE
+ * What they need: FAULT_INTO_INVALIDATED_ROOT a LIVE_SLOT, NO_SRCU_WAIT and ZAP_ONLY_WITHOUT_FLUSH the ZAP_ONLY branch (the former
+ * also COLD), ADVANCE_AFTER_YIELD a YIELD and two gfns, PUT_BEFORE_ZAP and ITERATOR_WITHOUT_REFERENCE each other.
+ * NO_FLUSH_ON_LOAD does harm only with RECYCLE.
  * Oracle:
- *	USE_ONLY	check.level = "use": stale-use and leftover-mapping alone, no protocol rule
- *	The number in the text of an assertion is the rule's: assert((ok) || 26 == 0) is I26.
+ *	USE_ONLY	check.level = "use": stale uses and leftover mappings alone, no rule of the protocol
+ *	The number in the text of an assertion is the rule's: assert((ok) || 3 == 0) is I3, and < 0 marks a rule of the protocol.
  */
 
 #ifndef NV
@@ -91,12 +96,12 @@
 /* Somebody else waits for this section, or this guest entry, to end; see the header. */
 #define MARKED 2
 
-/* A finding at every check level; a rule of the protocol. */
+/* A use or a mapping that outlived its slot, reported at every check level; and a rule of the protocol. */
 #define FINDING(rule, ok) assert((ok) || rule == 0)
 #ifdef USE_ONLY
 #define PROTOCOL(rule, ok) skip
 #else
-#define PROTOCOL(rule, ok) assert((ok) || rule == 0)
+#define PROTOCOL(rule, ok) assert((ok) || rule < 0)
 #endif
 
 /* struct kvm */
@@ -647,7 +652,7 @@ page_fault:
 	if
 	:: role_invalid[root_hpa[me]] ->
 		/* Who sees the root obsolete sees the request as well. */
-		d_step { PROTOCOL(5, PENDING(REQ_MMU_FREE_OBSOLETE_ROOTS)) };
+		PROTOCOL(5, PENDING(REQ_MMU_FREE_OBSOLETE_ROOTS));
 #ifndef FAULT_INTO_INVALIDATED_ROOT
 		d_step { slot = 0; read_unlock() };
 		goto retry
@@ -954,7 +959,10 @@ proctype ctl()
 #ifdef TOGGLER
 proctype toggler()
 {
-	quirk_disabled = true
+	quirk_disabled = true;
+	/* No end, which would be one more step. */
+end_toggler:
+	false
 }
 #endif
 

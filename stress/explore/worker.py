@@ -250,6 +250,8 @@ class _Worker:
         return done
 
     def _close(self, done: Done) -> Done:
+        if done.failed < 0:
+            done.end, done.digest = int(self._board.end[0]), int(self._board.digest[0])
         if self._traces:
             traces = np.unique(np.concatenate(self._traces))
             done.traces = traces[traces != 0]
