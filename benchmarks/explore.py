@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from stress.config import Config
 
+__all__ = ["BUGS", "Bug"]
+
 _CONFIGS = Path(__file__).parents[1] / "configs" / "explore"
 _TABLES = ("speed", "complete", "bugs", "shrink", "replay")
 
@@ -44,7 +46,7 @@ _SIZES = {
 
 
 @dataclass(frozen=True)
-class _Bug:
+class Bug:
     """A planted bug where it shows."""
 
     names: tuple[str, ...]
@@ -53,32 +55,33 @@ class _Bug:
 
     @property
     def label(self) -> str:
+        """Its names, and the check level where that is not the scenario's own."""
         level = ", use" if 'check.level="use"' in self.sets else ""
         return " + ".join(self.names) + level
 
 
 _USE = 'check.level="use"'
-_BUGS = (
-    _Bug(("request-without-ack",)),
-    _Bug(("request-without-ack",), sets=(_USE,)),
-    _Bug(("no-request",)),
-    _Bug(("no-request",), sets=(_USE,)),
-    _Bug(("request-before-invalidate",)),
-    _Bug(("request-before-invalidate",), sets=(_USE,)),
-    _Bug(("no-flush-on-load",)),
-    _Bug(("no-flush-on-load",), "lock-breaks", (_USE,)),
-    _Bug(("no-srcu-wait",)),
-    _Bug(("no-srcu-wait",), "zap-only", (_USE,)),
-    _Bug(("zap-only-without-flush",), "zap-only"),
-    _Bug(("zap-only-without-flush",), "zap-only", (_USE,)),
-    _Bug(("fault-into-invalidated-root",)),
-    _Bug(("fault-into-invalidated-root",), sets=(_USE,)),
-    _Bug(("return-before-back-half",)),
-    _Bug(("back-half-after-commit",)),
-    _Bug(("advance-after-yield",), "lock-breaks"),
-    _Bug(("no-gift",)),
-    _Bug(("put-before-zap", "iterator-without-reference")),
-    _Bug(("B41",)),
+BUGS = (
+    Bug(("request-without-ack",)),
+    Bug(("request-without-ack",), sets=(_USE,)),
+    Bug(("no-request",)),
+    Bug(("no-request",), sets=(_USE,)),
+    Bug(("request-before-invalidate",)),
+    Bug(("request-before-invalidate",), sets=(_USE,)),
+    Bug(("no-flush-on-load",)),
+    Bug(("no-flush-on-load",), "lock-breaks", (_USE,)),
+    Bug(("no-srcu-wait",)),
+    Bug(("no-srcu-wait",), "zap-only", (_USE,)),
+    Bug(("zap-only-without-flush",), "zap-only"),
+    Bug(("zap-only-without-flush",), "zap-only", (_USE,)),
+    Bug(("fault-into-invalidated-root",)),
+    Bug(("fault-into-invalidated-root",), sets=(_USE,)),
+    Bug(("return-before-back-half",)),
+    Bug(("back-half-after-commit",)),
+    Bug(("advance-after-yield",), "lock-breaks"),
+    Bug(("no-gift",)),
+    Bug(("put-before-zap", "iterator-without-reference")),
+    Bug(("B41",)),
 )
 
 
@@ -149,7 +152,7 @@ def _bugs(seeds: int, executions: int, only: str) -> None:
     say(f"**planted bugs: first finding, {seeds} seeds, at most {executions:,} executions each, native, one worker**")
     say()
     rows = []
-    for bug in _BUGS:
+    for bug in BUGS:
         if only and only not in bug.label:
             continue
         opening = opening_of(_config(bug.scenario, [*bug.sets, *bug_overrides(bug.names)]))
@@ -177,7 +180,7 @@ def _shrink(only: str) -> None:
     say("**shrinking: the first failure that PCT finds**")
     say()
     rows = []
-    for bug in _BUGS:
+    for bug in BUGS:
         if only and only not in bug.label:
             continue
         config = _config(bug.scenario, [*bug.sets, *bug_overrides(bug.names)])

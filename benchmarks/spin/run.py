@@ -175,7 +175,7 @@ def _run_pan(folder: str, limit_s: float) -> tuple[str, float]:
 
 
 def _walk(trail: str) -> tuple[int, int]:
-    """Steps and context switches of a trail, lines `number:process:transition`: the head has negative numbers, init is process 0."""
+    """Steps and context switches of a trail: lines `number:process:transition`, negative numbers in the head, init is process 0."""
     lines = [line.split(":") for line in trail.splitlines()]
     actors = [actor for number, actor, _ in lines if not number.startswith("-") and actor != "0"]
     return len(actors), sum(before != after for before, after in pairwise(actors))

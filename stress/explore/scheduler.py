@@ -155,6 +155,9 @@ def is_unshared(board: Board, player: int) -> bool:
     """Search over states: is this step nobody else's business, as far as is known?"""
     if board.status[player] != READY or board.word[player] == 0 or board.shared[board.word[player]] != 0:
         return False
+    if _is_found(board):
+        # An execution ends at its finding, whoever could go on.
+        return False
     return board.buffered[player] == 0 or board.primitive[player] in (LOAD, LOAD_ACQUIRE)
 
 
@@ -286,8 +289,13 @@ def why_stuck(board: Board) -> int:
 
 
 @kernel
+def _is_found(board: Board) -> bool:
+    return board.found[0] >= 0 and peek(board.base[0] + board.found[0]) != 0
+
+
+@kernel
 def _choose(board: Board) -> int:
-    if board.found[0] >= 0 and peek(board.base[0] + board.found[0]) != 0:
+    if _is_found(board):
         board.end[0] = END_FINDING
         return HUB
     enabled = enabled_choices(board)
