@@ -3,7 +3,7 @@
 
 Each case is searched depth first with partial order reduction, and each planted bug once more breadth first without it, which gives
 the shortest trail there is. A step is a transition of a process other than init; a context switch, two steps in a row of different
-processes. Times are of the search alone: translation and compilation of the verifier, two seconds a search, come on top.
+processes. Times are of the search alone: some seconds for translating and compiling each verifier come on top.
 
     python -m benchmarks.spin
     python -m benchmarks.spin --vcpus 1 --gfns 1 --only correct

@@ -16,7 +16,7 @@ import typer
 from stress import __version__
 from stress.cli.outcome import errors_become_lines, print_json
 from stress.config import bug_overrides, config_hash, load_config, parse_duration
-from stress.errors import UsageError
+from stress.errors import StressError, UsageError
 from stress.log.folder import write_atomic
 from stress.report.progress import Display
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from stress.explore.worker import Job
 
 __all__ = ["explore"]
-
-INTERRUPTED_EXIT_CODE = 130
 
 
 def explore(
@@ -68,9 +66,12 @@ def _budget(text: str) -> tuple[float | None, int | None]:
     if text.isdigit() and int(text) > 0:
         return None, int(text)
     try:
-        return parse_duration(text), None
+        seconds = parse_duration(text) if not text.isdigit() else 0.0
     except ValueError:
-        raise UsageError(f'--budget "{text}": expected a time such as "10s", or a number of executions such as 5000.') from None
+        seconds = 0.0
+    if seconds <= 0:
+        raise UsageError(f'--budget "{text}": expected a time such as "10s", or a number of executions such as 5000.')
+    return seconds, None
 
 
 def _engine(name: str | None) -> str:
@@ -158,8 +159,13 @@ def _failure(config: Config, job: Job, result: Exploration, out: Path, display: 
     failure = failure_of(config, story, found, ending)
     for line in ending_lines(ending, story.switches, len(story.steps), story.positions):
         display.message(line)
-    file = failure_path(out, config)
-    write_atomic(file, write_failure(failure))
+    try:
+        file = failure_path(out, config)
+        write_atomic(file, write_failure(failure))
+    except StressError:
+        # The failure outlives its file: seed and number find it again.
+        display.message(f"    not written; found by --strategy {job.strategy} --seed {job.seed} as execution {failing.number}")
+        raise
     display.message(f"    zaptorture replay {file} --diagram")
     return failure, file
 

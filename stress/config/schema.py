@@ -274,7 +274,7 @@ class Explore(_Table, frozen=True):
     depth: Annotated[int, _key("pct: number of ordered steps that the bug needs.", ge=1, le=DEPTH_MAX)] = 3
     preemptions_max: Annotated[int, _key("depth-first: actors interrupted in one execution.", ge=0, le=MAX_LOOPS)] = 2
     steps_max: Annotated[
-        int, _key("Longest execution; its second half is scheduled fairly.", ge=100, le=STEPS_LONGEST, unit="steps")
+        int, _key("Longest execution; its second half is scheduled fairly.", ge=2000, le=STEPS_LONGEST, unit="steps")
     ] = 20_000
 
 

@@ -63,7 +63,7 @@ MAX_PLAYERS = 12
 MAX_CHOICES = 2 * MAX_PLAYERS
 HUB = -1  # nobody: the engine itself
 STEPS_MAX = 1 << 21
-WORDS_MAX = 1 << 13
+WORDS_MAX = 1 << 16
 BUFFER_MAX = 8  # stores that a player's buffer holds under TSO
 EVENTS_MAX = 1 << 20
 EVENT_WORDS = 9
@@ -125,6 +125,7 @@ BOARD = np.dtype(
         ("base", np.int64, (1,)),  # address of the shared record
         ("idle", np.int64, (2,)),  # offsets of the words on which an actor waits for work, not for somebody
         ("found", np.int64, (1,)),  # offset of the word that a finding sets last
+        ("progress_at", np.int64, (MAX_PLAYERS,)),  # offsets of the actors' words for it
         ("step_budget", np.int64, (1,)),
         ("fair_from", np.int64, (1,)),  # from this step on everybody gets a turn: who makes no progress then never will
         # --- this execution
@@ -134,6 +135,7 @@ BOARD = np.dtype(
         ("end", np.int64, (1,)),
         ("switches", np.int64, (1,)),
         ("last_choice", np.int64, (1,)),
+        ("progress_then", np.int64, (1,)),  # when the fair half began
         ("enabled", np.int64, (1,)),
         ("digest", np.int64, (1,)),  # of every step and its result, in order
         ("trace_sum", np.int64, (1,)),  # the same for all executions of one Mazurkiewicz trace
@@ -217,6 +219,7 @@ BOARD = np.dtype(
         # --- what is counted over all executions
         ("executions", np.int64, (1,)),
         ("exhausted", np.int64, (1,)),
+        ("cut_short", np.int64, (1,)),  # executions that came to their fair half, or to the end of some room: not all is explored
         ("steps", np.int64, (1,)),
         ("steps_max", np.int64, (1,)),
         ("ends", np.int64, (16,)),
@@ -225,6 +228,7 @@ BOARD = np.dtype(
         ("halt", np.int64, (1,)),  # the parent asks its worker to stop
         # --- search over states
         ("by_states", np.int64, (1,)),
+        ("learning", np.int64, (1,)),  # note which words are shared
         ("touched_by", np.int64, (WORDS_MAX,)),  # players, over the whole search
         ("written_by", np.int64, (WORDS_MAX,)),
         ("shared", np.int64, (WORDS_MAX,)),
@@ -255,7 +259,7 @@ BOARD = np.dtype(
         ("extent_words", np.int64, (EXTENTS_MAX,)),
         ("extent_is_state", np.int64, (EXTENTS_MAX,)),
         ("snapshot", np.int64, (SNAPSHOT_WORDS,)),
-        # --- native engine: where the model's parts are: stack pointers, the hub's first
+        # --- native engine: addresses of the model's parts, and the stacks
         ("finish", np.int64, (1,)),
         ("actor", np.int64, (1,)),
         ("stack_top", np.int64, (MAX_PLAYERS,)),

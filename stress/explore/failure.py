@@ -22,6 +22,7 @@ from stress import __version__
 from stress.buildcache import sources_hash
 from stress.config import Config, config_from, resolved_toml
 from stress.errors import UsageError
+from stress.explore.board import STEPS_MAX
 from stress.explore.ending import Ending  # noqa: TC001 - msgspec reads the annotation
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ def read_failure(path: Path) -> Failure:
         )
     if any(count < 1 for _, count in content.schedule):
         raise UsageError(f"{path}: schedule: expected counts of 1 or more.")
+    if sum(count for _, count in content.schedule) >= STEPS_MAX:
+        raise UsageError(f"{path}: schedule: expected fewer than {STEPS_MAX:,} steps.")
     config = config_from(content.config, str(path), scripted=True)
     try:
         digest = int(content.digest, 16)

@@ -22,17 +22,8 @@ from stress.explore.board import DONE, END_COMPLETE, END_DIVERGED, END_FINDING, 
 from stress.explore.compiled import entry, the_board
 from stress.explore.coverage import cover_window
 from stress.explore.native import NEVER, note_event
-from stress.explore.scheduler import (
-    begin_execution,
-    end_execution,
-    is_local,
-    leave,
-    local,
-    next_turn,
-    offer,
-    perform,
-    word_of,
-)
+from stress.explore.scheduler import begin_execution, end_execution, is_local, leave, next_turn, offer
+from stress.explore.steps import local, perform, word_of
 from stress.explore.strategies import GIVEN, plan
 
 if TYPE_CHECKING:

@@ -32,17 +32,8 @@ from stress.explore.compiled import (
     the_board,
 )
 from stress.explore.coverage import cover_window
-from stress.explore.scheduler import (
-    begin_execution,
-    end_execution,
-    is_local,
-    local,
-    next_turn,
-    offer,
-    operate,
-    perform,
-    word_of,
-)
+from stress.explore.scheduler import begin_execution, end_execution, is_local, next_turn, offer
+from stress.explore.steps import local, operate, perform, word_of
 from stress.explore.strategies import GIVEN, plan
 
 if TYPE_CHECKING:

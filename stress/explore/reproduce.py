@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -67,15 +68,22 @@ def reproduce_run(run: Path, seconds: float, jobs: int | None, engine: str | Non
     workers = jobs or len(os.sched_getaffinity(0))
     executions = 0
     for name, scenario in scenarios:
-        job = Job(opening_of(scenario), chosen, "pct", seed=config.run.seed or 0)
-        result = explore(job, Budget(seconds=seconds / len(scenarios)), workers, on_message=on_message)
-        executions += result.executions
-        if result.failing is None:
-            on_message(f"{name}: nothing in {result.executions:,} executions")
-            continue
-        story, ending = told(job.opening, result.failing)
-        on_message(f"{name}: {ending.sentence()} in execution {result.failing.number:,}")
-        if ending.signature not in signatures:
+        until = time.monotonic() + seconds / len(scenarios)
+        seed = config.run.seed or 0
+        wanted = None
+        while wanted is None and time.monotonic() < until:
+            job = Job(opening_of(scenario), chosen, "pct", seed=seed)
+            seed += 1
+            result = explore(job, Budget(seconds=max(until - time.monotonic(), 0.1)), workers, on_message=on_message)
+            executions += result.executions
+            if result.failing is None:
+                on_message(f"{name}: nothing in {result.executions:,} executions")
+                break
+            story, ending = told(job.opening, result.failing)
+            on_message(f"{name}: {ending.sentence()} in execution {result.failing.number:,}")
+            # Another failure of the same bug may hide the one that is looked for: go on with other numbers.
+            wanted = ending if ending.signature in signatures else None
+        if wanted is None or result.failing is None:
             continue
         found = {"run": run.name, "scenario": name, "strategy": "pct", "execution": result.failing.number, "seed": job.seed}
         failure, small, how = shrink_failure(

@@ -8,6 +8,7 @@ sleep sets, so that the subtrees need to know nothing of each other.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -47,6 +48,8 @@ HANG_S = 20.0
 ENDLESS = "does not come to its next primitive: an endless loop"
 EXPANSIONS_MAX = 4000
 PAGE = os.sysconf("SC_PAGESIZE")
+# What compiled code can do to itself; any other end of a worker came from outside.
+FAULTS = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGFPE}
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Exploration:
 
     `pruned` executions were cut short because every continuation had been explored; `traces` are the different ones among those
     that came to their end. `states` and `transitions` are those of a search over states. `why_not` says why a search that could
-    have been complete is not.
+    have been complete is not. `probed_steps` are those in which PCT places its change points.
     """
 
     executions: int = 0
@@ -114,6 +117,7 @@ class Exploration:
     transitions: int = 0
     complete: bool = False
     why_not: str = ""
+    probed_steps: int = 0
     failing: Failing | None = None
     coverage: Coverage = field(default_factory=Coverage)
 
@@ -357,6 +361,7 @@ class _Search:
             tasks = [replace(task, executions_max=max(1, share // len(tasks))) for task in tasks]
         done = self._serve(iter(enumerate(tasks)))
         self._result.complete = len(done) == len(tasks) and all(one.complete for one in done)
+        self._result.why_not = next((one.why_not for one in done if one.why_not), "")
 
     def _split(self, wanted: int) -> list[Tree]:
         """The tops of enough subtrees, each with what sleeps there."""
@@ -365,7 +370,7 @@ class _Search:
         naive = self._job.strategy == "depth-first"
         leaves: list[Tree] = []
         for _ in range(EXPANSIONS_MAX):
-            if not open_nodes or len(open_nodes) + len(leaves) >= wanted:
+            if not open_nodes or len(open_nodes) + len(leaves) >= wanted or self._is_over():
                 break
             prefix, sleep, preemptions = open_nodes.popleft()
             done = self._ask(worker, Expand(prefix, sleep))
@@ -399,10 +404,12 @@ class _Search:
         worker.send(task)
         while True:
             if worker.connection.poll(LOOK_S):
-                keep(0, worker.connection.recv())
+                with contextlib.suppress(EOFError):
+                    keep(0, worker.connection.recv())
                 worker.task = None
                 return
-            if not worker.process.is_alive():
+            if worker.is_hung(time.monotonic()):
+                worker.kill()
                 return
 
     def _states(self) -> None:
@@ -444,8 +451,10 @@ class _Search:
                 if self._look_at(worker, number, now, answers):
                     del busy[worker]
             self._show(now)
-            if self._is_over() or (self._failures and not self._is_sampling()):
-                for worker in busy:
+            lowest = min((number for number, _ in self._failures), default=1 << 62)
+            for worker, number in busy.items():
+                # A task of a lower number goes on: if it fails, its failure is the one to report.
+                if self._is_over() or (number > lowest and not self._is_sampling()):
                     worker.board.halt[0] = 1
 
     def _is_sampling(self) -> bool:
@@ -500,6 +509,8 @@ class _Search:
         actor = "the engine" if player == HUB else actor_name(int(board.actor_of[player]))
         if not how:
             how = ending(worker.process.exitcode)
+            if worker.process.exitcode not in FAULTS:
+                raise HarnessError(f"a worker of the exploring engine {how}; was it short of memory?")
             address = int(board.fault_address[0])
             if worker.process.exitcode in {-signal.SIGSEGV, -signal.SIGBUS} and address:
                 guards = {int(guard): n for n, guard in enumerate(board.guard[: int(board.nr_players[0])])}
@@ -545,6 +556,7 @@ class _Search:
             result.steps_max = max(result.steps_max, int(board.steps_max[0]))
             result.pruned += int(board.ends[END_NAMES.index("pruned")])
             result.states += int(board.states[0])
+            result.probed_steps = max(result.probed_steps, int(board.length[0]))
             result.transitions += int(board.transitions[0])
             if worker.process.is_alive() and worker.task is None:
                 worker.connection.send(None)

@@ -26,7 +26,6 @@ from stress.explore.board import (
     DONE,
     END_COMPLETE,
     END_FINDING,
-    END_LIVELOCK,
     HUB,
     MAX_PLAYERS,
     RUNNING,
@@ -34,7 +33,8 @@ from stress.explore.board import (
 )
 from stress.explore.compiled import entry, kernel, peek, poke, the_board
 from stress.explore.native import finish_execution, go_to, lay_out, start_players
-from stress.explore.scheduler import apply_buffer, begin_execution, drain, enabled_choices, why_stuck
+from stress.explore.scheduler import begin_execution, enabled_choices, is_found, why_stuck
+from stress.explore.steps import apply_buffer, drain
 
 __all__ = ["INTERRUPTED", "OUT_OF_ROOM", "SEARCHED", "STOPPED", "TABLE_FULL", "VOID", "move_over", "search_states"]
 
@@ -72,7 +72,8 @@ def _save(board: Board, arena: Any, at: int) -> int:
         arena[at + 9] = board.sp[player + 1]
         arena[at + 10] = board.nr_reads[player]
         arena[at + 11] = board.buffered[player]
-        at += 12
+        arena[at + 12] = board.attempts[player]
+        at += 13
         for k in range(board.nr_reads[player]):
             arena[at] = board.reads[player, k]
             arena[at + 1] = board.read_mask[player, board.reads[player, k]]
@@ -117,7 +118,8 @@ def _restore(board: Board, arena: Any, at: int) -> None:
             board.readers[board.reads[player, k]] &= ~(1 << player)
         board.nr_reads[player] = arena[at + 10]
         board.buffered[player] = arena[at + 11]
-        at += 12
+        board.attempts[player] = arena[at + 12]
+        at += 13
         for k in range(board.nr_reads[player]):
             board.reads[player, k] = arena[at]
             board.readers[arena[at]] |= 1 << player
@@ -138,6 +140,8 @@ def _restore(board: Board, arena: Any, at: int) -> None:
     board.last_choice[0] = arena[at + 3]
     board.switches[0] = arena[at + 4]
     board.digest[0] = arena[at + 5]
+    # What came last on a word was on another branch.
+    board.executions[0] += 1
 
 
 @kernel
@@ -155,7 +159,14 @@ def _fingerprint(board: Board) -> int:
             for k in range(board.extent_words[extent]):
                 state = _stir(state, peek(where + 8 * k))
     for player in range(board.nr_players[0]):
-        state = _stir(state, board.status[player] + (board.dirty[player] << 4) + (player << 8) + (board.buffered[player] << 16))
+        state = _stir(
+            state,
+            board.status[player]
+            + (board.dirty[player] << 4)
+            + (player << 8)
+            + (board.buffered[player] << 16)
+            + (board.attempts[player] << 24),
+        )
         reads = 0
         if board.status[player] != DONE:
             for k in range(board.nr_reads[player]):
@@ -207,6 +218,47 @@ def _lowest(mask: int) -> int:
     return choice
 
 
+@kernel
+def _judge(board: Board) -> int:
+    """What can be done in the state that has just been reached; 0 at an end, which is then on the board."""
+    if is_found(board):
+        board.end[0] = END_FINDING
+        return 0
+    enabled = enabled_choices(board)
+    board.steps_max[0] = max(board.steps_max[0], board.step[0])
+    if enabled == 0:
+        board.end[0] = why_stuck(board)
+        if board.end[0] == END_COMPLETE:
+            finish_execution(board)
+    return enabled
+
+
+@kernel
+def _begin(board: Board, keys: Any, sleeps: Any, arena: Any, nodes: Any) -> None:
+    """The root: everybody in front of its first step that is somebody else's business too."""
+    lay_out(board)
+    begin_execution(board)
+    board.end[0] = RUNNING
+    board.by_states[0] = 1
+    board.new_shared[0] = 0
+    start_players(board)
+    board.sleep[0] = 0
+    enabled = _judge(board)
+    board.states[0] = 1
+    if enabled == 0:
+        board.ends[board.end[0]] += 1
+        return
+    slot = _slot(keys, _fingerprint(board))
+    keys[slot] = _fingerprint(board)
+    sleeps[slot] = 0
+    nodes[0, 0] = 0
+    nodes[0, 1] = enabled
+    nodes[0, 2] = 0
+    nodes[0, 3] = _save(board, arena, 0)
+    board.depth_now[0] = 1
+    board.live_node[0] = 0
+
+
 @entry
 def search_states(keys: Any, sleeps: Any, arena: Any, nodes: Any, stop_at: int, budget: int) -> int:
     """Search, or go on with a search that was interrupted.
@@ -226,19 +278,11 @@ def search_states(keys: Any, sleeps: Any, arena: Any, nodes: Any, stop_at: int, 
     """
     board = the_board()
     if board.states[0] == 0:
-        lay_out(board)
-        begin_execution(board)
-        board.by_states[0] = 1
-        board.new_shared[0] = 0
-        start_players(board)
-        enabled = enabled_choices(board)
-        nodes[0, 0] = 0
-        nodes[0, 1] = enabled
-        nodes[0, 2] = 0
-        nodes[0, 3] = _save(board, arena, 0)
-        board.depth_now[0] = 1
-        board.live_node[0] = 0
-        board.states[0] = 1
+        _begin(board, keys, sleeps, arena, nodes)
+        if board.new_shared[0] != 0:
+            return VOID
+        if board.depth_now[0] == 0:
+            return STOPPED if stop_at >> board.end[0] & 1 != 0 else SEARCHED
     room = len(arena) - (1 << 15)
     while board.depth_now[0] > 0:
         node = board.depth_now[0] - 1
@@ -265,44 +309,31 @@ def search_states(keys: Any, sleeps: Any, arena: Any, nodes: Any, stop_at: int, 
         _move(board, choice)
         if board.new_shared[0] != 0:
             return VOID
-        if board.found[0] >= 0 and peek(board.base[0] + board.found[0]) != 0:
-            board.end[0] = END_FINDING
-            board.ends[END_FINDING] += 1
-            if stop_at >> END_FINDING & 1 != 0:
-                return STOPPED
-            continue
-        enabled = enabled_choices(board)
-        board.steps_max[0] = max(board.steps_max[0], board.step[0])
         if board.step[0] >= board.step_budget[0]:
-            board.end[0] = END_LIVELOCK
-            board.ends[END_LIVELOCK] += 1
-            if stop_at >> END_LIVELOCK & 1 != 0:
+            # No path is fair, so this says nothing about progress: it is just not followed any further.
+            board.cut_short[0] += 1
+            continue
+        enabled = _judge(board)
+        if enabled == 0:
+            # An end is no state to come back to: the last stage has changed the record behind it.
+            board.ends[board.end[0]] += 1
+            if stop_at >> board.end[0] & 1 != 0:
                 return STOPPED
             continue
         state = _fingerprint(board)
         slot = _slot(keys, state)
         asleep = board.sleep[0] & enabled
         if keys[slot] != 0:
-            left = sleeps[slot] & ~asleep
-            if left == 0:
+            todo = sleeps[slot] & ~asleep
+            if todo == 0:
                 continue
-            todo = left
-            sleeps[slot] &= asleep
-            asleep = enabled & ~todo
+            asleep &= sleeps[slot]
+            sleeps[slot] = asleep
         else:
             keys[slot] = state
             sleeps[slot] = asleep
             board.states[0] += 1
             todo = enabled & ~asleep
-            if enabled == 0:
-                end = why_stuck(board)
-                board.end[0] = end
-                if end == END_COMPLETE:
-                    finish_execution(board)
-                board.ends[board.end[0]] += 1
-                if stop_at >> board.end[0] & 1 != 0:
-                    return STOPPED
-                continue
         if todo == 0:
             continue
         start = nodes[node, 3]

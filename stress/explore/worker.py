@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stress.explore.board import (
+    CLOCKS_MAX,
+    END_BUDGET,
     END_COMPLETE,
     END_PRUNED,
     Board,
@@ -45,11 +47,12 @@ __all__ = ["Attempt", "DepthFirst", "Done", "Expand", "Job", "Sample", "States",
 
 ENGINES = ("native", "interpreted")
 SLICE = {"native": 256, "interpreted": 8}  # executions between two looks at the board
+LESSONS = 3000
 PROBES = 32  # random executions that tell PCT how long one is
 TRANSITIONS = 20_000
 MIB = 1 << 20
 # Every end but these is a failure.
-CLEAN = 1 << END_COMPLETE | 1 << END_PRUNED
+CLEAN = 1 << END_COMPLETE | 1 << END_PRUNED | 1 << END_BUDGET
 
 
 @dataclass(frozen=True)
@@ -174,16 +177,20 @@ class _Worker:
         else:
             self._search = Interpreted(self._table).search
         self._slice = SLICE[job.engine]
+        if job.strategy == "dpor" and board.step_budget[0] >= CLOCKS_MAX:
+            board.step_budget[0], board.fair_from[0] = CLOCKS_MAX - 1, CLOCKS_MAX // 2
         board.seed[0], board.depth[0], board.preemptions_max[0] = job.seed, job.depth, job.preemptions_max
         self._traces: list[NDArray[np.int64]] = []
         # How long is an execution? The same answer in every worker, so that nothing depends on how many there are.
         board.strategy[0] = RANDOM
-        probes = PROBES if job.strategy == "pct" else 1
+        probes = {"pct": PROBES, "states": LESSONS}.get(job.strategy, 1)
+        # A search over states begins with what random executions have shown to be shared.
+        board.learning[0] = job.strategy == "states"
         self._search(1 << 40, probes, 0, np.zeros(probes, np.int64), False)  # noqa: FBT003
         board.length[0] = board.steps_max[0]
         if job.strategy == "states":
             self._states(States(MIB, transitions=0))
-        for name in ("executions", "steps", "steps_max", "ends", "pair", "entered", "nr_sites", "site_at"):
+        for name in ("executions", "steps", "steps_max", "ends", "pair", "entered", "nr_sites", "site_at", "cut_short"):
             getattr(board, name)[:] = 0
         board.tracing[0] = job.tracing
         board.strategy[0] = STRATEGIES.get(job.strategy, GIVEN)
@@ -250,6 +257,10 @@ class _Worker:
         return done
 
     def _close(self, done: Done) -> Done:
+        if self._board.cut_short[0] and not done.why_not:
+            done.why_not = (
+                f"{int(self._board.cut_short[0]):,} executions were too long to be followed to the end: raise explore.steps_max"
+            )
         if done.failed < 0:
             done.end, done.digest = int(self._board.end[0]), int(self._board.digest[0])
         if self._traces:
@@ -281,7 +292,7 @@ class _Worker:
                 self._failure(done, done.executions - 1)
                 break
             if board.exhausted[0]:
-                done.complete = True
+                done.complete = not board.cut_short[0]
                 break
         return self._close(done)
 
@@ -317,7 +328,7 @@ class _Worker:
             result = search_states(keys, sleeps, arena, nodes, ~CLEAN, task.transitions)
             done.executions = int(board.ends.sum())
             if result == SEARCHED:
-                done.complete = True
+                done.complete = not board.cut_short[0]
                 break
             if result == STOPPED:
                 self._failure(done, done.executions)
@@ -338,10 +349,10 @@ class _Worker:
             if result == INTERRUPTED and (task.transitions == 0 or board.states[0] >= task.states_max):
                 break
         board.by_states[0] = 0
-        return done
+        return self._close(done)
 
     def _forget_states(self) -> None:
-        for name in ("states", "transitions", "depth_now", "depth_max", "ends"):
+        for name in ("states", "transitions", "depth_now", "depth_max", "ends", "cut_short", "pair", "entered"):
             getattr(self._board, name)[:] = 0
 
     def coverage(self) -> dict[str, NDArray[np.int64]]:

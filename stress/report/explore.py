@@ -57,9 +57,14 @@ def plan_lines(config: Config, job: Job, budget: str, jobs: int) -> list[str]:
 
 def look_text(look: Look) -> str:
     """How far it has come."""
-    rate = amount(round(look.executions / max(look.elapsed_s, 1e-9)))
-    states = f", {amount(look.states)} states" if look.states else ""
-    return f"{look.elapsed_s:.0f} s: {amount(look.executions)} executions ({rate}/s), {amount(look.steps)} steps{states}"
+
+    def per_second(count: int) -> str:
+        return amount(round(count / max(look.elapsed_s, 1e-9)))
+
+    if look.states:
+        return f"{look.elapsed_s:.0f} s: {amount(look.states)} states ({per_second(look.states)}/s)"
+    done = f"{amount(look.executions)} executions ({per_second(look.executions)}/s)"
+    return f"{look.elapsed_s:.0f} s: {done}, {amount(look.steps)} steps"
 
 
 def summary_lines(job: Job, result: Exploration, actors: int) -> list[str]:
@@ -76,10 +81,12 @@ def summary_lines(job: Job, result: Exploration, actors: int) -> list[str]:
     rates = f"{per_second(result.executions)} executions/s, {per_second(result.steps)} steps/s"
     lines = [f"{counted} in {result.seconds:.1f} s ({rates}); longest {result.steps_max:,} steps"]
     if job.strategy == "pct" and result.failing is None:
-        once = bound(actors, result.steps_max, job.depth)
+        # Under TSO every store buffer is an actor too; change points lie within what the probes had.
+        n = 2 * actors if job.opening.memory == "tso" else actors
+        once = bound(n, result.probed_steps, job.depth)
         many = 1 - (1 - once) ** result.executions
         lines.append(
-            f"pct: {actors} actors, {result.steps_max:,} steps: one execution finds a bug of depth {job.depth} "
+            f"pct: n = {n}, k = {result.probed_steps:,}: one execution finds a bug of depth {job.depth} within the first k steps "
             f"with probability >= {once:.2g}, all of these >= {many:.2g}"
         )
     return lines
@@ -110,7 +117,7 @@ def verdict_of(job: Job, result: Exploration) -> Verdict:
     """A complete strategy that was cut short has shown nothing; one that samples never claims to be complete."""
     if result.failing is not None:
         return Verdict.VIOLATION
-    if job.strategy in COMPLETE_STRATEGIES and not result.complete:
+    if result.executions == 0 or (job.strategy in COMPLETE_STRATEGIES and not result.complete):
         return Verdict.INCONCLUSIVE
     return Verdict.PASS
 
@@ -132,6 +139,8 @@ def verdict_text(config: Config, job: Job, result: Exploration, budget: str, end
         why = result.why_not or f"the budget of {budget} is spent"
         done = f"{result.states:,} states" if job.strategy == "states" else f"{result.executions:,} executions"
         return one_line(f"{name} {scenario}: no finding in {done}, but the search is not complete: {why}")
+    if result.executions == 0:
+        return one_line(f"{name} {scenario}: no execution was made within the budget of {budget}")
     sampled = f"{result.executions:,} sampled executions, {result.traces:,} distinct traces"
     return one_line(f"{name} {scenario}: no finding in {sampled}; not all interleavings")
 

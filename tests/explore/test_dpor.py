@@ -131,6 +131,20 @@ MISSED_ONCE = {
         [("xchg", X, 1), ("store", Y, 1), ("store", X, 2)],
         [("block", X, 1, X, 1), ("load", Y)],
     ],
+    "a load out of the own buffer says nothing about what a cmpxchg will find": [
+        [("cmpxchg", X, 0, 0)],
+        [("attempt",), ("store", X, 1), ("load", X), ("retry_pause",)],
+    ],
+    "a cmpxchg that fails behind a load out of a buffer": [[("cmpxchg", X, 1, 0)], [("store", X, 1), ("load", X)]],
+    "a waiter that was stopped before it began to wait": [
+        [("xchg", Y, 1), ("store", X, 0)],
+        [("load", X), ("block", X, 0, Y, 1)],
+    ],
+    "a waiter that a third actor stopped": [
+        [("load", X), ("block", Y, 1, X, 0)],
+        [("load", X), ("store", Y, 0)],
+        [("store", X, 0), ("store", Y, 1)],
+    ],
     "a waiter that was stopped for ever could have run before": [[("xchg", Y, 1), ("store", X, 0)], [("block", X, 0, Y, 1)]],
     "a test with a negative mask sees every sum": [[("add_test", X, 4, -1)], [("add_test", X, 2, -1)]],
 }

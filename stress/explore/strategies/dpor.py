@@ -11,8 +11,9 @@ planned at the step before, one of them is. What was explored from a state sleep
 with it wakes it; an execution in which all that could run sleeps was pruned.
 
 Where this differs from the paper: a waiter that could not run yet may be the second step of a race. If nothing between the two
-could have enabled it, the race cannot be turned round and is left alone; else whoever would enable it is planned. Where it could
-have run earlier and was stopped since, that is planned too. A waiter that waits for ever is treated as a step behind the last one.
+could have enabled it, the race cannot be turned round and is left alone; else whoever would enable it is planned. Since it may have
+been able to run earlier and was stopped then, each write that it does not come behind by its own steps is taken for one it is in a
+race with. A waiter that waits for ever is treated as a step behind the last one.
 """
 
 from __future__ import annotations
@@ -110,6 +111,8 @@ def _races_on(board: Board, step: int, word: int, effect: int, primitive: int, a
                 if races < MAX_RACES:
                     board.race[races] = earlier
                     races += 1
+                else:
+                    board.cut_short[0] += 1
                 _join(board, step, earlier)
             if what == EFFECT_WRITE:
                 # Everything before it on this word comes before it.
@@ -145,22 +148,28 @@ def _clock_step(board: Board, step: int) -> None:
     for race in range(races):
         _turn_round(board, board.race[race], step, choice)
     if board.did[step] == BLOCK:
-        _before_it_was_stopped(board, step, choice, True)  # noqa: FBT003
+        _while_it_waited(board, step, board.touched[board.touch[step]], choice)
+        _while_it_waited(board, step, board.touched[board.touch[step] + 1], choice)
 
 
 @kernel
-def _before_it_was_stopped(board: Board, step: int, player: int, could: bool) -> None:  # noqa: FBT001
-    """A waiter that could have gone on before it was stopped the last time: let it do that.
+def _while_it_waited(board: Board, step: int, word: int, player: int) -> None:
+    """For a waiter every write since its step before may be the one that it should have been ahead of.
 
-    The step that stopped it may be hidden behind one that it is in a race with, and which it could not have come before.
+    That write may hide behind another with which the waiter is in a race that cannot be turned round.
     """
-    for back in range(step - 1 - board.own_last[player]):
-        at = step - 1 - back
-        before = board.could[at] >> player & 1 != 0
-        if before and not could:
-            board.backtrack[at] |= 1 << player
-            return
-        could = before
+    own = board.own_last[player]
+    at = board.touch_last[word]
+    while at >= 0:
+        earlier = board.touch_step[at]
+        at = board.touch_before[at]
+        if board.effect[earlier] == EFFECT_READ:
+            continue
+        if own != HUB and board.clock[own, board.choice[earlier]] >= earlier:
+            if board.effect[earlier] == EFFECT_WRITE:
+                return
+            continue
+        _turn_round(board, earlier, step, player)
 
 
 @kernel
@@ -173,7 +182,8 @@ def _pretend(board: Board, player: int) -> None:
     board.clock[step, player] = step
     for race in range(races):
         _turn_round(board, board.race[race], step, player)
-    _before_it_was_stopped(board, step, player, False)  # noqa: FBT003
+    _while_it_waited(board, step, board.word[player], player)
+    _while_it_waited(board, step, board.word2[player], player)
 
 
 @kernel
