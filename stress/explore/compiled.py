@@ -13,7 +13,7 @@ from numba.np.numpy_support import from_dtype
 
 import model
 from model.context import context
-from model.native import context_get
+from model.native import context_get, peek, poke
 from stress.explore.board import BOARD
 from stress.jit import Jit
 
@@ -49,27 +49,6 @@ def _record_at(typing: Any, address: Any) -> Any:
 def the_board() -> Any:
     """The board of this process."""
     return _record_at(context_get(CTX_BOARD))
-
-
-@intrinsic
-def peek(typing: Any, where: Any) -> Any:
-    """The int64 at an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(builder.inttoptr(args[0], _I64.as_pointer()))
-
-    return types.int64(types.int64), generate
-
-
-@intrinsic
-def poke(typing: Any, where: Any, value: Any) -> Any:
-    """Store an int64 at an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[1], builder.inttoptr(args[0], _I64.as_pointer()))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), generate
 
 
 @intrinsic
