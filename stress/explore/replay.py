@@ -78,10 +78,13 @@ def shrink_failure(
 
     Raises:
         UsageError: nothing can be made of a failure without a finding or an end.
-        HarnessError: the engine did not start, or the result does not replay.
+        HarnessError: the engine did not start, or the failure or the result does not replay.
     """
     if failure.ending.end == "crashed":
         raise UsageError("a crash of compiled code cannot be shrunk: what led to it lies outside of the model.")
+    _, differs = replay_failure(failure, "interpreted")
+    if differs:
+        raise HarnessError(f"the failure does not replay, so there is nothing to shrink: {differs}.")
     chosen = engine or ("native" if is_available() else "interpreted")
     result = shrink(failure.config, failure.runs, failure.ending.signature, chosen, seconds, on_message)
     story = tell(opening_of(result.config), result.runs)

@@ -263,6 +263,14 @@ def test_a_failure_shrinks_to_the_historic_interleaving(failure, tmp_path):
     assert typed("replay", small)[0] == 1
 
 
+def test_what_does_not_replay_is_not_shrunk(failure, tmp_path):
+    """A search would find something small all the same, but it would not be this failure."""
+    content = json.loads(failure.read_bytes())
+    code, lines, _ = typed("shrink", changed(failure, tmp_path, schedule=content["schedule"][2:]))
+    assert code == 4
+    assert "the failure does not replay, so there is nothing to shrink: it ends as " in lines[-1]
+
+
 # --- reproduce
 
 
