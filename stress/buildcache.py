@@ -20,7 +20,7 @@ from llvmlite import binding
 __all__ = ["build_folder", "sources_hash"]
 
 # Builds that are kept beside the current one; older ones are removed.
-BUILDS_KEPT = 8
+BUILDS_KEPT = 24
 
 
 def sources_hash(packages: list[Path]) -> str:
