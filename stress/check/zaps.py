@@ -46,6 +46,10 @@ __all__ = [
     "zap_yield",
 ]
 
+# What `front` says of an actor: not in a front half (0), in one, in one whose broken hold has been told.
+IN_FRONT = 1
+TOLD_OF_DROP = 2
+
 MMU_READ = 3
 MMU_WRITE = 4
 REQUEST_FREE_OBSOLETE_ROOTS = 0
@@ -98,9 +102,9 @@ def lock_release(s: Any, actor: int, lock: int) -> None:
     if s.owed_event[actor] != NO_EVENT:
         found(s, UNLOCK_WITH_OWED_FLUSH, EXACT, s.owed_event[actor], NEVER, -1, 0)
         s.owed_event[actor] = NO_EVENT
-    if s.front[actor] != 0 and s.front_asked[actor] < s.nr_vcpus:
+    if s.front[actor] == IN_FRONT and s.front_asked[actor] < s.nr_vcpus:
         found(s, FRONT_LOCK_DROPPED, EXACT, s.front_event[actor], s.front_ns[actor], -1, s.front_asked[actor])
-        s.front_asked[actor] = s.nr_vcpus
+        s.front[actor] = TOLD_OF_DROP
 
 
 # --- the front half
@@ -109,7 +113,7 @@ def lock_release(s: Any, actor: int, lock: int) -> None:
 @kernel
 def front_begin(s: Any, actor: int) -> None:
     """F1 is next: the write lock must be held (I5)."""
-    s.front[actor] = 1
+    s.front[actor] = IN_FRONT
     s.front_asked[actor] = 0
     s.front_ns[actor] = s.now_ns
     s.front_event[actor] = s.event

@@ -22,6 +22,7 @@ from stress.errors import UsageError
 from stress.log import events as log_events
 from stress.log.schema import COLUMNS, Kind
 from stress.verdict import Verdict
+from tests.executions import late_logging
 from tests.log import run_folder as rf
 
 from . import sample as sm
@@ -119,7 +120,7 @@ class Cut:
 
 
 def any_late_log(seed: int) -> sm.Log:
-    with sm.late_logging():
+    with late_logging():
         return sm.any_log(seed)
 
 
