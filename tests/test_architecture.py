@@ -74,7 +74,6 @@ NUMBA_MODULES = {
     "stress.engine.compiled",
     "stress.explore.compiled",
     "stress.explore.native",
-    "stress.explore.parts",
     "stress.jit",
 }
 

@@ -23,7 +23,7 @@ from stress.report.progress import Display
 if TYPE_CHECKING:
     from stress.config import Config
     from stress.explore.failure import Failure
-    from stress.explore.search import Exploration
+    from stress.explore.search import Exploration, Failing
     from stress.explore.worker import Job
 
 __all__ = ["explore"]
@@ -131,7 +131,7 @@ def _explore(
         if report:
             for line in coverage_lines(result, job.opening.names):
                 display.message(line)
-        failure, file = _failure(config, job, result, out, display) if result.failing else (None, None)
+        failure, file = _failure(config, job, result, result.failing, out, display) if result.failing else (None, None)
         display.message(verdict_text(config, job, result, str(budget), failure.ending if failure else None))
         verdict = verdict_of(job, result)
     if as_json:
@@ -139,14 +139,12 @@ def _explore(
     return verdict.exit_code
 
 
-def _failure(config: Config, job: Job, result: Exploration, out: Path, display: Display) -> tuple[Failure, Path]:
+def _failure(config: Config, job: Job, result: Exploration, failing: Failing, out: Path, display: Display) -> tuple[Failure, Path]:
     """Replay what was found, say what it is, write it down."""
     from stress.explore.failure import failure_of, write_failure  # noqa: PLC0415
     from stress.explore.story import told  # noqa: PLC0415
     from stress.report.explore import ending_lines  # noqa: PLC0415
 
-    failing = result.failing
-    assert failing is not None  # noqa: S101 - the caller looked
     story, ending = told(job.opening, failing)
     found = {
         "engine": job.engine,

@@ -119,7 +119,6 @@ BOARD = np.dtype(
         # --- the exploration
         ("nr_players", np.int64, (1,)),
         ("actor_of", np.int64, (MAX_PLAYERS,)),
-        ("player_of", np.int64, (80,)),  # by actor id
         ("scripted", np.int64, (1,)),  # a last stage follows; a whole run has its own
         ("memory", np.int64, (1,)),
         ("base", np.int64, (1,)),  # address of the shared record
@@ -237,7 +236,6 @@ BOARD = np.dtype(
         ("transitions", np.int64, (1,)),
         ("live_node", np.int64, (1,)),
         ("depth_now", np.int64, (1,)),
-        ("depth_max", np.int64, (1,)),
         # --- coverage
         ("nr_sites", np.int64, (1,)),
         ("site_at", np.int16, (24, 192)),

@@ -17,7 +17,20 @@ from model.native import context_get, peek, poke
 from stress.explore.board import BOARD
 from stress.jit import Jit
 
-__all__ = ["CTX_BOARD", "bind_board", "call", "callback", "entry", "is_kept", "kernel", "peek", "poke", "switch_stack", "the_board"]
+__all__ = [
+    "CTX_BOARD",
+    "bind_board",
+    "call",
+    "callback",
+    "entry",
+    "is_kept",
+    "kernel",
+    "peek",
+    "poke",
+    "record_at",
+    "switch_stack",
+    "the_board",
+]
 
 CTX_BOARD = 40  # word of model.context that holds the board's address
 
@@ -29,7 +42,6 @@ callback = _JIT.callback
 is_kept = _JIT.is_kept
 
 _I64 = ir.IntType(64)
-_BOARD_TYPE = from_dtype(BOARD)
 
 
 def bind_board(board: Any) -> None:
@@ -37,18 +49,27 @@ def bind_board(board: Any) -> None:
     context[CTX_BOARD] = board.ctypes.data
 
 
-@intrinsic
-def _record_at(typing: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+def record_at(dtype: Any) -> Any:
+    """A compiled function from an address to the record of this dtype that lies there."""
+    record_type = from_dtype(dtype)
 
-    return _BOARD_TYPE(types.int64), generate
+    @intrinsic
+    def at(typing: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+        return record_type(types.int64), generate
+
+    return at
+
+
+_board_at = record_at(BOARD)
 
 
 @kernel
 def the_board() -> Any:
     """The board of this process."""
-    return _record_at(context_get(CTX_BOARD))
+    return _board_at(context_get(CTX_BOARD))
 
 
 @intrinsic

@@ -111,7 +111,6 @@ def set_up(opening: Opening, memory: NDArray[np.void] | None = None, prepare: Ca
     board.nr_players[0] = len(actors)
     board.actor_of[: len(actors)] = actors
     for player, actor in enumerate(actors):
-        board.player_of[actor] = player
         board.progress_at[player] = _offset_of(record, vm.actor.progress, actor)
     board.scripted[0] = bool(opening.settings.scripts)
     board.memory[0] = MEMORIES.index(opening.memory)

@@ -6,27 +6,13 @@ Import only after the build of the primitives has been chosen.
 
 from __future__ import annotations
 
-from typing import Any
-
-from numba import types
-from numba.extending import intrinsic
-from numba.np.numpy_support import from_dtype
-
 from model.layout import VM
 from model.stages import finish_vm, play
-from stress.explore.compiled import the_board
+from stress.explore.compiled import record_at, the_board
 from stress.explore.native import go_to
 from stress.explore.scheduler import leave
 
-_VM_TYPE = from_dtype(VM)
-
-
-@intrinsic
-def _vm_at(typing: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return _VM_TYPE(types.int64), generate
+_vm_at = record_at(VM)
 
 
 def actor_callback() -> None:

@@ -8,7 +8,6 @@ sleep sets, so that the subtrees need to know nothing of each other.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -209,6 +208,28 @@ class _Worker:
         self._beat = (-1, time.monotonic())
         self.connection.send(task)
 
+    def ask(self, task: Any) -> Any:
+        """Send a task and wait for its answer.
+
+        Raises:
+            HarnessError: the worker ended, or does not come to an end.
+        """
+        self.send(task)
+        return self.answer()
+
+    def answer(self) -> Any:
+        """Wait for the answer to what was sent last, or for the worker to be ready; errors are those of `ask()`."""
+        while not self.connection.poll(LOOK_S):
+            if self.is_hung(time.monotonic()):
+                raise HarnessError("the exploring engine makes no step.")
+        try:
+            answer = self.connection.recv()
+        except EOFError:
+            self.process.join()
+            raise HarnessError(f"the exploring engine {ending(self.process.exitcode)}.") from None
+        self.ready, self.task = True, None
+        return answer
+
     def is_hung(self, now: float) -> bool:
         """Has it a task and made no step for too long?"""
         beat = int(self.board.steps[0] + self.board.step[0] + self.board.transitions[0] + self.board.executions[0])
@@ -243,7 +264,7 @@ class Prober:
 
     def __enter__(self) -> Self:
         """Wait until it is ready."""
-        self._receive()
+        self._worker.answer()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -253,39 +274,22 @@ class Prober:
     def open(self, job: Job) -> None:
         """Another scenario."""
         self._job = job
-        self._ask(job)
+        self._worker.ask(job)
 
     def attempt(self, attempt: Attempt) -> Probe:
         """Follow a schedule as far as it goes."""
-        return self._probe(self._ask(attempt))
+        return self._probe(self._worker.ask(attempt))
 
     def sample(self, executions: int) -> Probe:
         """Executions of the job's strategy, until one fails."""
-        return self._probe(self._ask(Sample(0, executions)))
+        return self._probe(self._worker.ask(Sample(0, executions)))
 
     def depth_first(self, preemptions: int, executions_max: int, signature: tuple[str, str]) -> Probe:
         """All executions with at most so many preemptions, until one fails in this way."""
-        return self._probe(self._ask(DepthFirst(preemptions, executions_max, signature)))
+        return self._probe(self._worker.ask(DepthFirst(preemptions, executions_max, signature)))
 
     def _probe(self, done: Done) -> Probe:
         return Probe(done.executions, done.signature, runs_of(done.choices, self._job.opening.actors), done.complete)
-
-    def _ask(self, task: Any) -> Any:
-        self._worker.send(task)
-        return self._receive()
-
-    def _receive(self) -> Any:
-        worker = self._worker
-        worker.ready = True
-        while True:
-            if worker.connection.poll(LOOK_S):
-                try:
-                    return worker.connection.recv()
-                except EOFError:
-                    pass
-            if not worker.process.is_alive() or worker.is_hung(time.monotonic()):
-                how = ending(worker.process.exitcode) if not worker.process.is_alive() else "makes no step"
-                raise HarnessError(f"the exploring engine {how}.")
 
 
 class _Search:
@@ -373,7 +377,7 @@ class _Search:
             if not open_nodes or len(open_nodes) + len(leaves) >= wanted or self._is_over():
                 break
             prefix, sleep, preemptions = open_nodes.popleft()
-            done = self._ask(worker, Expand(prefix, sleep))
+            done = worker.ask(Expand(prefix, sleep))
             if done.could == 0:
                 leaves.append(Tree(prefix, sleep))
                 continue
@@ -386,31 +390,6 @@ class _Search:
                     open_nodes.append(((*prefix, choice), 0 if naive else explored, preemptions + interrupts))
                     explored |= 1 << choice
         return leaves + [Tree(prefix, sleep) for prefix, sleep, _ in open_nodes]
-
-    def _ask(self, worker: _Worker, task: Any) -> Done:
-        done: Done | None = None
-
-        def keep(_: int, answer: Done) -> None:
-            nonlocal done
-            done = answer
-
-        self._wait_for({worker: 0}, task, keep)
-        if done is None:
-            raise HarnessError("the exploring engine ended while the tree was split.")
-        return done
-
-    def _wait_for(self, busy: dict[_Worker, int], task: Any, keep: Callable[[int, Done], None]) -> None:
-        (worker,) = busy
-        worker.send(task)
-        while True:
-            if worker.connection.poll(LOOK_S):
-                with contextlib.suppress(EOFError):
-                    keep(0, worker.connection.recv())
-                worker.task = None
-                return
-            if worker.is_hung(time.monotonic()):
-                worker.kill()
-                return
 
     def _states(self) -> None:
         task = States(self._budget.memory_bytes, self._budget.executions or 1 << 62)

@@ -274,7 +274,7 @@ def search_states(keys: Any, sleeps: Any, arena: Any, nodes: Any, stop_at: int, 
     Returns:
         SEARCHED, STOPPED, VOID, OUT_OF_ROOM, INTERRUPTED or TABLE_FULL.
 
-    What was counted is on the board: `states`, `transitions`, `depth_now`, `depth_max`, `ends`.
+    What was counted is on the board: `states`, `transitions`, `depth_now`, `ends`.
     """
     board = the_board()
     if board.states[0] == 0:
@@ -345,7 +345,6 @@ def search_states(keys: Any, sleeps: Any, arena: Any, nodes: Any, stop_at: int, 
         nodes[node, 3] = start if todo & (todo - 1) == 0 else _save(board, arena, start)
         board.live_node[0] = node
         board.depth_now[0] = node + 1
-        board.depth_max[0] = max(board.depth_max[0], node + 1)
     return SEARCHED
 
 

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Attempt", "DepthFirst", "Done", "Expand", "Job", "Sample", "States", "Tree", "worker_main"]
 
-ENGINES = ("native", "interpreted")
 SLICE = {"native": 256, "interpreted": 8}  # executions between two looks at the board
 LESSONS = 3000
 PROBES = 32  # random executions that tell PCT how long one is
@@ -352,7 +351,7 @@ class _Worker:
         return self._close(done)
 
     def _forget_states(self) -> None:
-        for name in ("states", "transitions", "depth_now", "depth_max", "ends", "cut_short", "pair", "entered"):
+        for name in ("states", "transitions", "depth_now", "ends", "cut_short", "pair", "entered"):
             getattr(self._board, name)[:] = 0
 
     def coverage(self) -> dict[str, NDArray[np.int64]]:
