@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from model.layout import MAX_FRAMES, MAX_PAGES
 from stress.config.schema import DURATION_ACCEPTS
+from stress.config.tables import BadValueError
 from stress.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -14,27 +15,11 @@ if TYPE_CHECKING:
 
     from stress.config.schema import Config
 
-__all__ = ["BadValueError", "check_config", "gfn_ranges", "pages_needed"]
+__all__ = ["check_config", "gfn_ranges", "pages_needed"]
 
 GENERATIONS = 3  # of page tables alive at once: the valid one, the one being zapped, the one in its grace period
 DURATION_S_MIN = 0.01
 DURATION_S_MAX = 720 * 3600.0
-
-
-class BadValueError(Exception):
-    """A value that is not accepted.
-
-    Attributes:
-        path: the key, `("slots", 0, "npages")`.
-        value: what was found there.
-        expected: what is accepted there, to follow the word "expected".
-    """
-
-    def __init__(self, path: tuple[str | int, ...], value: Any, expected: str) -> None:
-        super().__init__(expected)
-        self.path = path
-        self.value = value
-        self.expected = expected
 
 
 def check_config(config: Config) -> None:

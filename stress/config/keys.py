@@ -10,14 +10,31 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import inspect
 
-from stress.config.schema import Config
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Field", "Key", "config_keys", "table_fields"]
+__all__ = ["Field", "Key", "Table", "config_keys", "key", "table_fields"]
 
 BIG_BOUND = 2**31  # bounds above it are written as powers of two
+
+
+def key(meaning: str, *, unit: str = "", accepts: str = "", power_of_two: bool = False, **constraints: float | str) -> msgspec.Meta:
+    """What a schema says of one key besides its type.
+
+    Args:
+        meaning: a sentence for the reference.
+        unit: of its numbers.
+        accepts: replaces the wording that is derived from the type where the type does not say it all.
+        power_of_two: no other numbers.
+        constraints: ge, le or pattern, as `msgspec.Meta` takes them.
+    """
+    extra = {"unit": unit, "accepts": accepts, "power_of_two": power_of_two}
+    checked: dict[str, Any] = constraints
+    return msgspec.Meta(description=meaning, extra=extra, **checked)
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of a TOML file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +73,8 @@ def table_fields(table: type[msgspec.Struct]) -> dict[str, Field]:
     return {field.name: _field(field) for field in msgspec.structs.fields(table)}
 
 
-def config_keys(table: type[msgspec.Struct] = Config, prefix: str = "") -> Iterator[Key]:
-    """Every key of a scenario file, tables opened up, in the order of the schema."""
+def config_keys(table: type[msgspec.Struct], prefix: str = "") -> Iterator[Key]:
+    """Every key of a file of this schema, tables opened up, in the order of the schema."""
     for field in table_fields(table).values():
         if field.table is None:
             yield Key(prefix + field.name, field)

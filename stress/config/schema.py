@@ -8,9 +8,9 @@ Rules that span several keys are in stress/config/check.py.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from model.layout import (
     CACHE_PAGES_MAX,
@@ -23,6 +23,7 @@ from model.layout import (
     RING_SLOTS_MAX,
     SCRIPT_MAX,
 )
+from stress.config.keys import Table, key
 
 __all__ = [
     "DURATION_ACCEPTS",
@@ -59,45 +60,34 @@ SCENARIO_PATTERN = r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z"  # it becomes part of
 Op = Literal["delete", "move"]
 
 
-def _key(meaning: str, *, unit: str = "", accepts: str = "", power_of_two: bool = False, **constraints: float | str) -> Meta:
-    # `accepts` replaces the wording that is derived from the type where the type does not say it all.
-    extra = {"unit": unit, "accepts": accepts, "power_of_two": power_of_two}
-    checked: dict[str, Any] = constraints  # ge, le or pattern, as Meta takes them
-    return Meta(description=meaning, extra=extra, **checked)
-
-
-class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class Vm(_Table, frozen=True):
+class Vm(Table, frozen=True):
     """The virtual machine: its vCPUs, the shape of its page tables, its lock and TLB."""
 
-    nr_vcpus: Annotated[int, _key("vCPUs; each is a worker process.", ge=1, le=MAX_VCPUS)] = 4
-    levels: Annotated[int, _key("Levels of a page table.", ge=2, le=MAX_LEVELS)] = 4
-    bits_per_level: Annotated[int, _key("A page table holds 2 to this power entries.", ge=1, le=BITS_PER_LEVEL_MAX)] = 9
+    nr_vcpus: Annotated[int, key("vCPUs; each is a worker process.", ge=1, le=MAX_VCPUS)] = 4
+    levels: Annotated[int, key("Levels of a page table.", ge=2, le=MAX_LEVELS)] = 4
+    bits_per_level: Annotated[int, key("A page table holds 2 to this power entries.", ge=1, le=BITS_PER_LEVEL_MAX)] = 9
     ad_writeback: Annotated[
-        bool, _key("Zapping an SPTE writes its accessed and dirty state back to the frame, as kernels up to 6.12 do.")
+        bool, key("Zapping an SPTE writes its accessed and dirty state back to the frame, as kernels up to 6.12 do.")
     ] = True
     quirk_slot_zap_all: Annotated[
         bool,
-        _key("KVM_X86_QUIRK_SLOT_ZAP_ALL at the start: deleting a slot zaps all roots, not only the slot's leafs."),
+        key("KVM_X86_QUIRK_SLOT_ZAP_ALL at the start: deleting a slot zaps all roots, not only the slot's leafs."),
     ] = True
     lock_break: Annotated[
         Literal["contention", "resched"],
-        _key("What makes a zap yield mmu_lock: a waiter or need_resched, or need_resched alone."),
+        key("What makes a zap yield mmu_lock: a waiter or need_resched, or need_resched alone."),
     ] = "contention"
-    tlb_entries: Annotated[int, _key("Entries of each vCPU's TLB.", ge=1, le=MAX_TLB, power_of_two=True)] = 256
+    tlb_entries: Annotated[int, key("Entries of each vCPU's TLB.", ge=1, le=MAX_TLB, power_of_two=True)] = 256
 
 
-class Slot(_Table, frozen=True):
+class Slot(Table, frozen=True):
     """A memslot that exists from the start; its pages are backed by frames of its own."""
 
-    base_gfn: Annotated[int, _key("First guest frame number.", ge=0, le=MAX_GFN)]
-    npages: Annotated[int, _key("Size.", ge=1, le=MAX_FRAMES, unit="pages")]
+    base_gfn: Annotated[int, key("First guest frame number.", ge=0, le=MAX_GFN)]
+    npages: Annotated[int, key("Size.", ge=1, le=MAX_FRAMES, unit="pages")]
     ops: Annotated[
         tuple[Op, ...],
-        _key(
+        key(
             "What the controller does to the slot; empty leaves it alone for the whole run.",
             accepts='a list of "delete" and "move", each at most once',
         ),
@@ -105,7 +95,7 @@ class Slot(_Table, frozen=True):
     move_to: (
         Annotated[
             int,
-            _key(
+            key(
                 "First guest frame number of the place a move goes to; the next move goes back. "
                 'Given exactly when ops holds "move".',
                 ge=0,
@@ -116,23 +106,21 @@ class Slot(_Table, frozen=True):
     ) = None
 
 
-class Workload(_Table, frozen=True):
+class Workload(Table, frozen=True):
     """What the guest does, and how long the controller lets it."""
 
-    write_ratio: Annotated[float, _key("Share of guest accesses that write.", ge=0, le=1)] = 0.5
+    write_ratio: Annotated[float, key("Share of guest accesses that write.", ge=0, le=1)] = 0.5
     accesses_per_entry_max: Annotated[
-        int, _key("The guest leaves by itself after at most so many accesses.", ge=1, le=MAX_LOOPS, unit="accesses")
+        int, key("The guest leaves by itself after at most so many accesses.", ge=1, le=MAX_LOOPS, unit="accesses")
     ] = 4096
     hole_ratio: Annotated[
-        float, _key("Share of guest accesses to a gfn where no slot ever is; each is an MMIO exit.", ge=0, le=1)
+        float, key("Share of guest accesses to a gfn where no slot ever is; each is an MMIO exit.", ge=0, le=1)
     ] = 0.0
-    halt_probability: Annotated[float, _key("Chance, at each guest exit, that the vCPU blocks outside the guest.", ge=0, le=1)] = (
-        0.0
-    )
-    halt_us_max: Annotated[int, _key("Longest such block.", ge=0, le=PAUSE_US_MAX, unit="µs")] = 2000
+    halt_probability: Annotated[float, key("Chance, at each guest exit, that the vCPU blocks outside the guest.", ge=0, le=1)] = 0.0
+    halt_us_max: Annotated[int, key("Longest such block.", ge=0, le=PAUSE_US_MAX, unit="µs")] = 2000
     warmup_accesses: Annotated[
         int,
-        _key(
+        key(
             "Accesses every vCPU makes between two slot operations before the controller goes on.",
             ge=0,
             le=MAX_LOOPS,
@@ -140,119 +128,117 @@ class Workload(_Table, frozen=True):
         ),
     ] = 2000
     dwell_ms_max: Annotated[
-        int, _key("The controller waits for that warm-up no longer than this.", ge=0, le=PAUSE_MS_MAX, unit="ms")
+        int, key("The controller waits for that warm-up no longer than this.", ge=0, le=PAUSE_MS_MAX, unit="ms")
     ] = 20
 
 
-class Toggler(_Table, frozen=True):
+class Toggler(Table, frozen=True):
     """A process that changes KVM_X86_QUIRK_SLOT_ZAP_ALL while slots are deleted."""
 
     mode: Annotated[
         Literal["off", "flip", "set-once"],
-        _key("Never; back and forth, as kernels of the 6.12 era allow; or disabled once for good."),
+        key("Never; back and forth, as kernels of the 6.12 era allow; or disabled once for good."),
     ] = "off"
-    period_us_max: Annotated[int, _key("Longest wait between two changes.", ge=1, le=PAUSE_US_MAX, unit="µs")] = 500
+    period_us_max: Annotated[int, key("Longest wait between two changes.", ge=1, le=PAUSE_US_MAX, unit="µs")] = 500
 
 
-class Perturb(_Table, frozen=True):
+class Perturb(Table, frozen=True):
     """Noise at every primitive. It draws from each actor's own seeded generator."""
 
-    probability: Annotated[float, _key("Chance of a pause at each primitive; 0 is off.", ge=0, le=1)] = 0.0
-    yield_weight: Annotated[int, _key("Share of pauses that yield the CPU.", ge=0, le=1000)] = 6
-    spin_weight: Annotated[int, _key("Share of pauses that spin.", ge=0, le=1000)] = 3
-    sleep_weight: Annotated[int, _key("Share of pauses that sleep.", ge=0, le=1000)] = 1
-    spin_loops_max: Annotated[int, _key("Longest spin.", ge=1, le=PAUSE_US_MAX, unit="loops")] = 2000
-    sleep_us_max: Annotated[int, _key("Longest sleep.", ge=1, le=PAUSE_US_MAX, unit="µs")] = 200
-    stall_probability: Annotated[float, _key("Chance that a pause is a long stall instead.", ge=0, le=1)] = 0.0
-    stall_ms_max: Annotated[int, _key("Longest stall.", ge=1, le=PAUSE_MS_MAX, unit="ms")] = 5
-    resched_probability: Annotated[float, _key("Chance that a pause also sets the actor's need_resched.", ge=0, le=1)] = 0.0
+    probability: Annotated[float, key("Chance of a pause at each primitive; 0 is off.", ge=0, le=1)] = 0.0
+    yield_weight: Annotated[int, key("Share of pauses that yield the CPU.", ge=0, le=1000)] = 6
+    spin_weight: Annotated[int, key("Share of pauses that spin.", ge=0, le=1000)] = 3
+    sleep_weight: Annotated[int, key("Share of pauses that sleep.", ge=0, le=1000)] = 1
+    spin_loops_max: Annotated[int, key("Longest spin.", ge=1, le=PAUSE_US_MAX, unit="loops")] = 2000
+    sleep_us_max: Annotated[int, key("Longest sleep.", ge=1, le=PAUSE_US_MAX, unit="µs")] = 200
+    stall_probability: Annotated[float, key("Chance that a pause is a long stall instead.", ge=0, le=1)] = 0.0
+    stall_ms_max: Annotated[int, key("Longest stall.", ge=1, le=PAUSE_MS_MAX, unit="ms")] = 5
+    resched_probability: Annotated[float, key("Chance that a pause also sets the actor's need_resched.", ge=0, le=1)] = 0.0
 
 
-class Check(_Table, frozen=True):
+class Check(Table, frozen=True):
     """How much is checked while the run goes on."""
 
     level: Annotated[
         Literal["use", "protocol", "paranoid"],
-        _key("The oracle alone; plus the invariants; plus walks of all tables at quiesce points."),
+        key("The oracle alone; plus the invariants; plus walks of all tables at quiesce points."),
     ] = "protocol"
 
 
-class Evidence(_Table, frozen=True):
+class Evidence(Table, frozen=True):
     """What a run must have seen before it may say PASS. Below any of these it is INCONCLUSIVE."""
 
-    guest_accesses: Annotated[int, _key("Guest accesses.", ge=0, le=MAX_INT64)] = 0
-    tlb_hits: Annotated[int, _key("Guest accesses that hit the TLB.", ge=0, le=MAX_INT64)] = 0
-    page_faults: Annotated[int, _key("Page faults.", ge=0, le=MAX_INT64)] = 0
-    stale_fault_retries: Annotated[int, _key("Page faults retried because their root was obsolete.", ge=0, le=MAX_INT64)] = 0
-    faults_during_zap: Annotated[int, _key("Page faults that overlapped a zap.", ge=0, le=MAX_INT64)] = 0
-    acks_in_guest: Annotated[int, _key("Requests acknowledged in guest mode.", ge=0, le=MAX_INT64)] = 0
-    back_half_yields: Annotated[int, _key("Yields inside the back half.", ge=0, le=MAX_INT64)] = 0
-    front_half_yields: Annotated[int, _key("Yields inside the front half.", ge=0, le=MAX_INT64)] = 0
-    roots_freed: Annotated[int, _key("Roots freed.", ge=0, le=MAX_INT64)] = 0
-    deletes: Annotated[int, _key("Slots deleted.", ge=0, le=MAX_INT64)] = 0
-    moves: Annotated[int, _key("Slots moved.", ge=0, le=MAX_INT64)] = 0
-    frames_reused: Annotated[int, _key("Frames used again by a later slot.", ge=0, le=MAX_INT64)] = 0
-    mmio_exits: Annotated[int, _key("Guest accesses where no slot was.", ge=0, le=MAX_INT64)] = 0
+    guest_accesses: Annotated[int, key("Guest accesses.", ge=0, le=MAX_INT64)] = 0
+    tlb_hits: Annotated[int, key("Guest accesses that hit the TLB.", ge=0, le=MAX_INT64)] = 0
+    page_faults: Annotated[int, key("Page faults.", ge=0, le=MAX_INT64)] = 0
+    stale_fault_retries: Annotated[int, key("Page faults retried because their root was obsolete.", ge=0, le=MAX_INT64)] = 0
+    faults_during_zap: Annotated[int, key("Page faults that overlapped a zap.", ge=0, le=MAX_INT64)] = 0
+    acks_in_guest: Annotated[int, key("Requests acknowledged in guest mode.", ge=0, le=MAX_INT64)] = 0
+    back_half_yields: Annotated[int, key("Yields inside the back half.", ge=0, le=MAX_INT64)] = 0
+    front_half_yields: Annotated[int, key("Yields inside the front half.", ge=0, le=MAX_INT64)] = 0
+    roots_freed: Annotated[int, key("Roots freed.", ge=0, le=MAX_INT64)] = 0
+    deletes: Annotated[int, key("Slots deleted.", ge=0, le=MAX_INT64)] = 0
+    moves: Annotated[int, key("Slots moved.", ge=0, le=MAX_INT64)] = 0
+    frames_reused: Annotated[int, key("Frames used again by a later slot.", ge=0, le=MAX_INT64)] = 0
+    mmio_exits: Annotated[int, key("Guest accesses where no slot was.", ge=0, le=MAX_INT64)] = 0
 
 
-class Log(_Table, frozen=True):
+class Log(Table, frozen=True):
     """Which high-rate events are kept."""
 
     policy: Annotated[
         Literal["all", "window", "sampled"],
-        _key(
+        key(
             "Every event, workers wait for the disk; the last ones of each actor, written at the end; "
             "or every event but only some of the guest accesses."
         ),
     ] = "window"
     window_events: Annotated[
         int,
-        _key("Events kept for each actor in its ring.", ge=16, le=RING_SLOTS_MAX, power_of_two=True, unit="events"),
+        key("Events kept for each actor in its ring.", ge=16, le=RING_SLOTS_MAX, power_of_two=True, unit="events"),
     ] = 4096
-    sample: Annotated[int, _key('Under "sampled" one guest access in so many is logged.', ge=1, le=MAX_LOOPS, unit="accesses")] = 64
+    sample: Annotated[int, key('Under "sampled" one guest access in so many is logged.', ge=1, le=MAX_LOOPS, unit="accesses")] = 64
 
 
-class Run(_Table, frozen=True):
+class Run(Table, frozen=True):
     """How long a run takes, its seed, and when it counts as hung."""
 
     duration: Annotated[
         str | float,
-        _key(
+        key(
             "Time from the first guest access to the end; a number is in seconds.",
             accepts=DURATION_ACCEPTS,
         ),
     ] = "10s"
-    seed: Annotated[int, _key("Start of every actor's random numbers; drawn when absent.", ge=0, le=MAX_INT64)] | None = None
-    hang_s: Annotated[float, _key("No progress for so long is a hang.", ge=0.5, le=3600, unit="s")] = 5.0
+    seed: Annotated[int, key("Start of every actor's random numbers; drawn when absent.", ge=0, le=MAX_INT64)] | None = None
+    hang_s: Annotated[float, key("No progress for so long is a hang.", ge=0.5, le=3600, unit="s")] = 5.0
 
 
-class Script(_Table, frozen=True):
+class Script(Table, frozen=True):
     """Who does what, item by item, where `explore` takes every order apart; a run draws accesses and operations instead."""
 
     vcpus: Annotated[
         tuple[tuple[str, ...], ...],
-        _key(
+        key(
             "For each vCPU: r or w and a gfn is one access, exit leaves the guest, halt blocks outside it.",
             accepts='one list for each of vm.nr_vcpus, of items such as "r0", "w1", "exit" and "halt"',
         ),
     ] = ()
     ctl: Annotated[
         tuple[str, ...],
-        _key(
-            "Memslot operations, each with the slot's number.", accepts='a list of items such as "delete 0", "create 0", "move 1"'
-        ),
+        key("Memslot operations, each with the slot's number.", accepts='a list of items such as "delete 0", "create 0", "move 1"'),
     ] = ()
-    toggler: Annotated[int, _key("How often the quirk is changed; with toggler.mode.", ge=0, le=SCRIPT_ITEMS_MAX)] = 0
+    toggler: Annotated[int, key("How often the quirk is changed; with toggler.mode.", ge=0, le=SCRIPT_ITEMS_MAX)] = 0
     rcu: Annotated[
-        bool, _key("RCU callbacks run between the other actors' steps; if not, only at the end, and no page is used again.")
+        bool, key("RCU callbacks run between the other actors' steps; if not, only at the end, and no page is used again.")
     ] = True
-    warm: Annotated[bool, _key("Every vCPU has its root, and mappings of what it will touch, in tables and TLB, at the start.")] = (
+    warm: Annotated[bool, key("Every vCPU has its root, and mappings of what it will touch, in tables and TLB, at the start.")] = (
         True
     )
-    need_resched: Annotated[bool, _key("The controller is asked to reschedule once, at its first lock break.")] = False
+    need_resched: Annotated[bool, key("The controller is asked to reschedule once, at its first lock break.")] = False
     cache_pages: Annotated[
         int,
-        _key(
+        key(
             "Capacity of a vCPU's cache of page-table pages; small ones make pages go round.",
             ge=1,
             le=CACHE_PAGES_MAX,
@@ -261,20 +247,20 @@ class Script(_Table, frozen=True):
     ] = 16
 
 
-class Explore(_Table, frozen=True):
+class Explore(Table, frozen=True):
     """How interleavings are chosen; the command line's options of the same names come first."""
 
     strategy: Annotated[
         Literal["random", "pct", "depth-first", "dpor", "states"],
-        _key("Random walks; random priorities; all schedules with few preemptions; one schedule for each trace; all states."),
+        key("Random walks; random priorities; all schedules with few preemptions; one schedule for each trace; all states."),
     ] = "pct"
     memory: Annotated[
-        Literal["sc", "tso"], _key("Stores are seen by everybody at once, or leave a store buffer when the schedule says so.")
+        Literal["sc", "tso"], key("Stores are seen by everybody at once, or leave a store buffer when the schedule says so.")
     ] = "sc"
-    depth: Annotated[int, _key("pct: number of ordered steps that the bug needs.", ge=1, le=DEPTH_MAX)] = 3
-    preemptions_max: Annotated[int, _key("depth-first: actors interrupted in one execution.", ge=0, le=MAX_LOOPS)] = 2
+    depth: Annotated[int, key("pct: number of ordered steps that the bug needs.", ge=1, le=DEPTH_MAX)] = 3
+    preemptions_max: Annotated[int, key("depth-first: actors interrupted in one execution.", ge=0, le=MAX_LOOPS)] = 2
     steps_max: Annotated[
-        int, _key("Longest execution; its second half is scheduled fairly.", ge=2000, le=STEPS_LONGEST, unit="steps")
+        int, key("Longest execution; its second half is scheduled fairly.", ge=2000, le=STEPS_LONGEST, unit="steps")
     ] = 20_000
 
 
@@ -290,12 +276,12 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * SECONDS_PER_UNIT[match[2] or "s"]
 
 
-class Config(_Table, frozen=True):
+class Config(Table, frozen=True):
     """One scenario."""
 
     scenario: Annotated[
         str,
-        _key(
+        key(
             "Name of the scenario, part of the run folder's name; the file's name when absent.",
             pattern=SCENARIO_PATTERN,
             accepts='a name of 1 to 64 letters, digits, "_", "-" or ".", not starting with "-" or "."',
@@ -303,14 +289,14 @@ class Config(_Table, frozen=True):
     ] = "unnamed"
     variant: Annotated[
         Literal["split", "split-once", "unsplit", "held"],
-        _key(
+        key(
             "The zap protocol: both halves with the quirk evaluated twice; evaluated once; "
             "before the split; or both halves under the write lock."
         ),
     ] = "split-once"
     bugs: Annotated[
         tuple[str, ...],
-        _key("Planted bugs.", accepts="a list of names of planted bugs, each at most once"),
+        key("Planted bugs.", accepts="a list of names of planted bugs, each at most once"),
     ] = ()
     vm: Vm = Vm()
     slots: Annotated[tuple[Slot, ...], Meta(min_length=1, max_length=MAX_SLOTS)] = (Slot(base_gfn=0, npages=64, ops=("delete",)),)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from model.constants import KVM_MR_CREATE, KVM_MR_DELETE, KVM_MR_MOVE, SCRIPT_EXIT, SCRIPT_HALT
 from model.layout import SCRIPT_MAX
-from stress.config.check import BadValueError
+from stress.config.tables import BadValueError
 
 if TYPE_CHECKING:
     from stress.config.schema import Config

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from model.layout import MAX_PAGES
 from stress.config import Config, Evidence, Perturb, Run, Slot, Vm, Workload, gfn_ranges, pages_needed
-from stress.config.check import GENERATIONS, BadValueError, check_config
+from stress.config.check import GENERATIONS, check_config
+from stress.config.tables import BadValueError
 
 SMALL = Vm(levels=2, bits_per_level=3)  # 64 gfns
 

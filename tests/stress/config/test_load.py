@@ -17,7 +17,7 @@ from stress.config import Config, config_hash, load_config, resolved_toml
 from stress.config.keys import config_keys
 from stress.errors import UsageError
 
-KEYS = sorted(key.name.replace("[]", ".0") for key in config_keys())
+KEYS = sorted(key.name.replace("[]", ".0") for key in config_keys(Config))
 
 VALUES = st.recursive(
     st.one_of(

@@ -42,7 +42,7 @@ def documented_rows() -> dict[str, list[str]]:
 def test_every_key_is_documented_as_the_schema_has_it() -> None:
     """Key, accepted values, default, unit and meaning are those of the structs, and no key is invented."""
     expected: dict[str, list[str]] = {}
-    for key in config_keys():
+    for key in config_keys(Config):
         section = key.name.rpartition(".")[0].removesuffix("[]") or "Top level"
         expected.setdefault(section, []).append(expected_row(key))
     assert documented_rows() == expected
