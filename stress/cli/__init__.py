@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from stress import __version__
+from stress.cli.campaign import campaign_app, soak
 from stress.cli.check import check
 from stress.cli.explore import explore
 from stress.cli.failures import replay, reproduce, shrink
@@ -33,6 +34,8 @@ app.command()(explore)
 app.command()(replay)
 app.command()(shrink)
 app.command()(reproduce)
+app.add_typer(campaign_app, name="campaign")
+app.command()(soak)
 app.command()(check)
 app.command()(log)
 app.command()(stats)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from stress.config.bugs import bug_overrides
 from stress.config.check import gfn_ranges, pages_needed
-from stress.config.load import config_from, config_hash, load_config, resolved_toml
+from stress.config.load import config_from, config_hash, load_config, resolved_toml, set_key
 from stress.config.schema import (
     Check,
     Config,
@@ -46,5 +46,6 @@ __all__ = [
     "pages_needed",
     "parse_duration",
     "resolved_toml",
+    "set_key",
     "vcpu_item",
 ]

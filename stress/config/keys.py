@@ -98,7 +98,7 @@ def _field(raw: msgspec.structs.FieldInfo) -> Field:
         type=raw.type,
         table=item.cls if isinstance(item, inspect.StructType) else None,
         repeated=item is not info,
-        default=raw.default,
+        default=raw.default if raw.default_factory is msgspec.NODEFAULT else raw.default_factory(),
         accepted=extra.get("accepts") or _accepted(info, raw.type, power_of_two=power_of_two),
         unit=extra.get("unit", ""),
         meaning=description,

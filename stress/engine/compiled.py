@@ -19,8 +19,8 @@ import numba
 import model
 import stress.engine
 from stress.buildcache import build_folder, sources_hash
+from stress.engine.liveness import ending, is_stopped
 from stress.engine.process import enter_child
-from stress.engine.watch import ending, is_stopped
 from stress.errors import HarnessError
 
 if TYPE_CHECKING:

@@ -30,12 +30,13 @@ from stress import __version__
 from stress.config import config_hash, resolved_toml
 from stress.engine.clock import measure_clock
 from stress.engine.compiled import load_model
+from stress.engine.liveness import ending, is_stopped
 from stress.engine.outcome import counters_of, findings_of, last_events, missing_evidence, sites_of
 from stress.engine.process import FieldTable, bind_context, run_child
 from stress.engine.result import Finding, Progress, RunResult
 from stress.engine.segment import SharedSegment
 from stress.engine.settings import vm_settings
-from stress.engine.watch import Member, Watch, ending, is_stopped
+from stress.engine.watch import Member, Watch
 from stress.errors import HarnessError
 from stress.log.control import ControlLog
 from stress.log.drain import STATUS_ERRNO, STATUS_HEARTBEAT, drain_main, log_report, status_words
@@ -67,6 +68,7 @@ def run_scenario(
     out: Path,
     on_progress: Callable[[Progress], None] | None = None,
     on_message: Callable[[str], None] | None = None,
+    name: str = "",
 ) -> RunResult:
     """Run one scenario to its verdict.
 
@@ -75,12 +77,13 @@ def run_scenario(
         out: folder that the run folder is made in.
         on_progress: called about four times a second.
         on_message: called with lines for the user.
+        name: of the run folder; made of start, scenario and seed when empty.
 
     Raises:
         UsageError: the run folder cannot be made; nothing ran.
         HarnessError: the segment cannot be reserved; nothing ran.
     """
-    return _Run(config, on_progress or (lambda _: None), on_message or (lambda _: None)).run(out)
+    return _Run(config, on_progress or (lambda _: None), on_message or (lambda _: None)).run(out, name)
 
 
 class _Run:
@@ -109,9 +112,9 @@ class _Run:
 
     # --- the steps
 
-    def run(self, out: Path) -> RunResult:
+    def run(self, out: Path, name: str) -> RunResult:
         seed = self._config.run.seed or 0
-        self._folder = create_run_folder(out, self._config.scenario, seed, datetime.now(UTC))
+        self._folder = create_run_folder(out, self._config.scenario, seed, datetime.now(UTC), name)
         digest = config_hash(self._config)
         self._on_message(f"zaptorture {__version__} seed {seed} config {digest} run {self._folder.path}")
         with self._signals():

@@ -9,7 +9,6 @@ machine is slow, and that is only trouble once it lasts.
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,22 +17,20 @@ import psutil
 
 from model.constants import LOG_WINDOW, PHASE_DONE, PHASE_RUNNING
 from model.layout import ACTOR_TOGGLER, MAX_VCPUS, Vm
+from stress.engine.liveness import ending, is_stopped
 from stress.engine.outcome import locks_held
 from stress.engine.result import Finding
 
 if TYPE_CHECKING:
     from stress.engine.process import FieldTable
 
-__all__ = ["Member", "Watch", "ending", "is_stopped"]
+__all__ = ["Member", "Watch"]
 
 SLOW_MACHINE_FACTOR = 4
 # An endless loop passes primitives far faster than this, an actor under heavy stalls far slower.
 LOOP_PRIMITIVES_PER_S_MIN = 1000
 RUNS = "runs without progress"
 OWN_GAP_S = 1.0  # a parent that was away for so long cannot blame others
-# So many looks in a row must find a process stopped: Ctrl-Z and its end reach all of them, but not at one moment.
-STOPPED_LOOKS = 4
-STOPPED_LOOK_S = 0.05
 # Below both of these a process did not run: neither to work nor to look at the word that it waits for.
 CPU_SHARE_MIN = 0.01
 SWITCHES_PER_S_MIN = 20
@@ -235,24 +232,3 @@ def _cpu_use(pid: int) -> tuple[float, int]:
         times = process.cpu_times()
         return float(times.user + times.system), int(process.num_ctx_switches().voluntary)
     return 0.0, 0
-
-
-def ending(code: int) -> str:
-    """How a process ended that should not have, from its exit code."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    with contextlib.suppress(ValueError):
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"was killed by signal {-code}"
-
-
-def is_stopped(pid: int) -> bool:
-    """Was this process stopped by a signal, and is it not just being continued?"""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        for _ in range(STOPPED_LOOKS):
-            if process.status() != psutil.STATUS_STOPPED:
-                return False
-            time.sleep(STOPPED_LOOK_S)
-        return True
-    return False

@@ -20,8 +20,8 @@ import multiprocess
 import numpy as np
 
 from model.layout import actor_name
+from stress.engine.liveness import ending
 from stress.engine.process import enter_child
-from stress.engine.watch import ending
 from stress.errors import HarnessError
 from stress.explore.board import END_NAMES, HUB, MAX_PLAYERS, board_views, make_board
 from stress.explore.compiled import is_kept

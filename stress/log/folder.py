@@ -60,7 +60,7 @@ class RunFolder:
         return self.path / "verdict.json"
 
 
-def create_run_folder(out: Path, scenario: str, seed: int, now: datetime) -> RunFolder:
+def create_run_folder(out: Path, scenario: str, seed: int, now: datetime, name: str = "") -> RunFolder:
     """Create the folder of a new run, with an empty `events` in it.
 
     Args:
@@ -68,6 +68,7 @@ def create_run_folder(out: Path, scenario: str, seed: int, now: datetime) -> Run
         scenario: file stem of the scenario.
         seed: seed of the run.
         now: start of the run, with its time zone.
+        name: of the folder, in place of one made of the other arguments.
 
     Raises:
         UsageError: the folder exists, or `out` is no folder that may be written.
@@ -75,7 +76,7 @@ def create_run_folder(out: Path, scenario: str, seed: int, now: datetime) -> Run
     """
     if now.tzinfo is None:
         raise ValueError("a time without zone could mean another hour")
-    path = out / f"{now.astimezone(UTC):%Y-%m-%dT%H-%M-%S}-{scenario}-{seed}"
+    path = out / (name or f"{now.astimezone(UTC):%Y-%m-%dT%H-%M-%S}-{scenario}-{seed}")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -12,8 +12,9 @@ import pytest
 from model.constants import LOG_ALL, LOG_WINDOW, PHASE_DONE, PHASE_RUNNING
 from model.layout import ACTOR_CTL, ACTOR_RCU, empty_vm, views
 from stress.engine import watch as module
+from stress.engine.liveness import ending, is_stopped
 from stress.engine.process import FieldTable
-from stress.engine.watch import Member, Watch, ending, is_stopped
+from stress.engine.watch import Member, Watch
 
 from . import command as cmd
 

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The row of a run in the results: facts that were known before it, and what its folder tells after it.
+
+A row is built from the folder alone, by the campaign's process, whether the run ended a moment ago on this machine, on another
+one, or before a crash: so none of these ways can tell a different story.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from stress.verdict import Verdict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stress.config import Config
+
+__all__ = ["HOST_FILE", "QUANTILES_FILE", "ended_row", "facts_of", "failed_row", "salvaged_row", "was_stopped"]
+
+HOST_FILE = "host.json"
+QUANTILES_FILE = "quantiles.json"
+FINDINGS_KEPT = 5
+RESOURCES = ("compile_s", "first_access_s", "reserved_mb", "worker_uss_mb_max")
+
+
+def facts_of(config: Config, point: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a run beforehand, under the names by which plans and results are filtered.
+
+    Args:
+        config: of the run.
+        point: value of each axis of the matrix.
+    """
+    facts = {
+        "scenario": config.scenario,
+        "variant": config.variant,
+        "vcpus": config.vm.nr_vcpus,
+        "slots": len(config.slots),
+        "pages": sum(slot.npages for slot in config.slots),
+        "bugs": ",".join(config.bugs),
+        "duration_s": config.duration_s,
+        "check": config.check.level,
+        "policy": config.log.policy,
+        "perturb": config.perturb.probability,
+    }
+    for axis, value in point.items():
+        facts.setdefault(axis.rpartition(".")[2], value)
+    return facts
+
+
+def ended_row(folder: Path, known: dict[str, Any], expected: str) -> dict[str, Any] | None:
+    """The row of a run whose folder holds a verdict, or None if it holds none that can be read.
+
+    Args:
+        folder: of the run.
+        known: index, attempt, role, facts and so on; they lead the row.
+        expected: kind and rule of the finding that the run must end in; empty for none.
+    """
+    try:
+        verdict = msgspec.json.decode((folder / "verdict.json").read_bytes())
+        manifest = msgspec.json.decode((folder / "manifest.json").read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None
+    row = known | {
+        "run_verdict": verdict["verdict"],
+        "reason": verdict["reason"],
+        "findings": [_facts(finding) for finding in verdict["findings"][:FINDINGS_KEPT]],
+        "nr_findings": len(verdict["findings"]),
+        "elapsed_s": verdict["elapsed_s"],
+        "counters": verdict["counters"],
+        "rates": verdict["rates"],
+        "resources": {name: verdict["resources"][name] for name in RESOURCES if name in verdict["resources"]},
+        "log": verdict["log"],
+        "config_hash": manifest["config_hash"],
+        "model_hash": manifest["model_hash"],
+        "version": manifest["version"],
+        "host": {"cpu": manifest["host"]["cpu"], "kernel": manifest["host"]["kernel"]} | _optional(folder / HOST_FILE),
+        "quantiles": _optional(folder / QUANTILES_FILE),
+    }
+    return row | dict(zip(("verdict", "reason"), _against(expected, row), strict=True))
+
+
+def failed_row(known: dict[str, Any], reason: str) -> dict[str, Any]:
+    """The row of a run that left no verdict: an error of the harness."""
+    return known | {
+        "verdict": Verdict.HARNESS_ERROR.value,
+        "run_verdict": Verdict.HARNESS_ERROR.value,
+        "reason": reason,
+        "findings": [],
+        "nr_findings": 0,
+        "elapsed_s": 0.0,
+        "counters": {},
+        "rates": {},
+        "resources": {},
+        "log": {},
+        "host": {},
+        "quantiles": {},
+    }
+
+
+def salvaged_row(known: dict[str, Any], findings: list[dict[str, Any]], trouble: str) -> dict[str, Any]:
+    """The row of a run that left no verdict but a log in which the checker found something."""
+    return failed_row(known, f"{trouble}; its log shows {len(findings)} findings") | {
+        "verdict": Verdict.VIOLATION.value,
+        "run_verdict": Verdict.VIOLATION.value,
+        "findings": [_facts(finding) for finding in findings[:FINDINGS_KEPT]],
+        "nr_findings": len(findings),
+    }
+
+
+def was_stopped(row: dict[str, Any]) -> bool:
+    """Did somebody end the run before its time, without a finding so far?"""
+    return bool(row["run_verdict"] != Verdict.VIOLATION.value and row["reason"].startswith("stopped by "))
+
+
+def _facts(finding: dict[str, Any]) -> dict[str, Any]:
+    """A finding without the events around it, which stay in the run's folder."""
+    return {name: value for name, value in finding.items() if name != "last_events"}
+
+
+def _against(expected: str, row: dict[str, Any]) -> tuple[str, str]:
+    """The verdict that counts: a planted bug must be found, and be what it was planted for."""
+    verdict, reason = row["run_verdict"], row["reason"]
+    if not expected or verdict == Verdict.HARNESS_ERROR.value:
+        return verdict, reason
+    found = [f"{finding['kind']} [{finding['invariant']}]" for finding in row["findings"][:1]]
+    if verdict != Verdict.VIOLATION.value:
+        return Verdict.INCONCLUSIVE.value, f"expected {expected}, and nothing was found"
+    if found != [expected]:
+        return Verdict.VIOLATION.value, f"expected {expected}, found {', '.join(found) or 'a finding without a record'}"
+    return Verdict.PASS.value, f"{expected}, as expected"
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return {}
+    return content
