@@ -102,7 +102,9 @@ def _check(campaign: Campaign) -> None:
         raise BadValueError(("scenarios",), [], "one or more names of scenarios")
     for table in ("set", "matrix"):
         if "run.seed" in getattr(campaign, table):
-            raise BadValueError((table, "run.seed"), getattr(campaign, table)["run.seed"], "no seed: they are derived from seed")
+            raise BadValueError(
+                (table, "run", "seed"), getattr(campaign, table)["run.seed"], "no seed here: all are derived from seed"
+            )
     _check_times(campaign)
     for name, finding in campaign.expect.items():
         if not re.fullmatch(EXPECTED_PATTERN, finding):

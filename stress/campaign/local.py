@@ -163,6 +163,8 @@ def _perform(job: RunJob | CommandJob, cpus: tuple[int, ...], output: str, paren
     # Imported here: only the server and what it forks bring the compiler along, not the campaign's process.
     from stress.campaign.perform import perform_command, perform_run  # noqa: PLC0415
 
+    # The server ends when nobody holds the other end of its pipe: the campaign's process shall be the only one that does.
+    os.close(forkserver._forkserver._forkserver_alive_fd)  # noqa: SLF001 - every process gets it
     if isinstance(job, RunJob):
         perform_run(job, cpus, output, parent, trouble)
     else:
