@@ -76,7 +76,7 @@ class PlannedRun:
             "index": self.index,
             "attempt": attempt,
             "run": self.name(attempt),
-            "role": "planted" if self.item.planted else "test",
+            "role": "planted" if self.item.planted else "expected" if self.item.expected else "test",
             "rotation": self.rotation,
             "seed": self.config.run.seed,
             **self.item.facts,

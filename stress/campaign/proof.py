@@ -25,19 +25,21 @@ def bound_lines(tested: dict[str, Exposure]) -> list[str]:
 
 
 def _bound(found: int, runs: int, seconds: float) -> str:
-    per_hour = rate_upper(found, seconds) * 3600
-    often = f"1 in {_time(3600 / per_hour)}" if per_hour > 0 else "never"
     findings = f"{found} findings" if found != 1 else "1 finding"
-    return f"{findings} in {runs:,} runs, {_time(seconds)}: at most {share_upper(found, runs):.2%} of runs, {often} (95 %)"
+    often = _time(1 / rate_upper(found, seconds))
+    share = share_upper(found, runs)
+    return f"{findings} in {runs:,} runs of {_time(seconds)}: at most {share:.3g} of runs fail, one in {often} of guest time (95 %)"
 
 
 def power_lines(planted: dict[str, Exposure]) -> list[str]:
     """One line for each planted bug: how often and how soon it was found."""
     lines = []
     for name, exposure in planted.items():
-        soon = f", one in {_time(exposure.seconds / exposure.found)} of guest time" if exposure.found else ""
+        soon = f", after {_time(exposure.seconds / exposure.found)} of guest time" if exposure.found else ""
         least = share_lower(exposure.found, exposure.runs)
-        lines.append(f"{name}: found in {exposure.found} of {exposure.runs} runs (at least {least:.0%} of runs, 95 %){soon}")
+        lines.append(
+            f"{name}: found in {exposure.found} of {exposure.runs} runs{soon}; at least {least:.0%} of runs find it (95 %)"
+        )
     return lines
 
 

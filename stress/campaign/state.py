@@ -81,7 +81,7 @@ class State(Struct):
         open: runs that began and do not count yet.
         verdicts: runs that count by verdict, planted ones apart.
         tested: exposure by scenario, planted ones apart.
-        planted: the same of the planted ones.
+        planted: the same of those with a planted bug, whether between the others or expected to be found.
         spent_s: seconds of all sessions but the one that goes on.
         up_s: of that one.
     """
@@ -168,7 +168,7 @@ class State(Struct):
             self.violations += verdict == Verdict.VIOLATION.value
             self._fold(record)
         if record["run_verdict"] != Verdict.HARNESS_ERROR.value:
-            exposure = (self.planted if planted else self.tested).setdefault(scenario, Exposure())
+            exposure = (self.tested if record["role"] == "test" else self.planted).setdefault(scenario, Exposure())
             exposure.runs += 1
             exposure.found += record["run_verdict"] == Verdict.VIOLATION.value
             exposure.seconds += record["elapsed_s"]

@@ -279,10 +279,10 @@ class Supervisor:
 
     def _count(self, row: dict[str, Any]) -> None:
         entries = folded(row) if row["verdict"] == Verdict.VIOLATION.value else []
-        new = [signature for signature, _ in entries if signature not in self.state.findings and row["role"] == "test"]
+        new = [signature for signature, _ in entries if signature not in self.state.findings and row["role"] != "planted"]
         self._record("end", **row, folded=entries)
         self._disk.added(row["run"])
-        if row["verdict"] != Verdict.PASS.value and row["role"] == "test":
+        if row["verdict"] != Verdict.PASS.value and row["role"] != "planted":
             self._on_line(f"{row['verdict']} {row['run']}: {row['reason']}")
         for signature in new:
             self._found(signature, row["run"])

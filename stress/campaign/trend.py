@@ -2,8 +2,8 @@
 """Does a resource grow? A slope test on samples that are noisy, come in steps and start with a warm-up.
 
 A leak is a series that still grows: the Theil-Sen slope is above zero with high confidence, what it adds up to over the window
-is more than the resource's floor, and the medians of the window's parts rise one after the other, which a single step or a
-plateau after a warm-up does not do.
+is more than the resource's floor, and each part of the window adds its share, which a single step or a plateau after a warm-up
+does not do.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ SAMPLES_MAX = 512
 SAMPLES_MIN = 24  # behind the warm-up
 WARM_UP = 0.25  # share of the samples at the beginning that is left out
 PARTS = 6
+EVEN = 0.15  # of the mean growth from part to part: the least that each must add
 CONFIDENCE = 0.999
 
 
@@ -77,7 +78,8 @@ class Series:
         if len(times) < SAMPLES_MIN:
             return None
         medians = [float(np.median(part)) for part in np.array_split(values, PARTS)]
-        if any(later <= earlier for earlier, later in itertools.pairwise(medians)):
+        least = EVEN * (medians[-1] - medians[0]) / (PARTS - 1)
+        if any(later - earlier <= max(0.0, least) for earlier, later in itertools.pairwise(medians)):
             return None
         slope, _, low, _ = stats.theilslopes(values, times, alpha=CONFIDENCE)
         window_s = float(times[-1] - times[0])

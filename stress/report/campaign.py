@@ -45,7 +45,7 @@ def plan_lines(plan: Plan, campaign: Campaign, seed: int, soak_s: float | None, 
         lines.append(f"  and {len(counts) - len(shown)} more")
     if plan.planted:
         lines.append(f"planted, one run after {campaign.power.every} others: {', '.join(i.config.scenario for i in plan.planted)}")
-    rotation_s = sum(item.config.duration_s + OVERHEAD_S for item in plan.tests)
+    rotation_s = sum(PLANTED_S if item.expected else item.config.duration_s + OVERHEAD_S for item in plan.tests)
     rotation_s += PLANTED_S * (len(plan.tests) // campaign.power.every if plan.planted else 0)
     at_once = jobs or 1
     beside = f"{jobs} at once" if jobs else "as many at once as the cluster has workers"

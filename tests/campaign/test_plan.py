@@ -21,12 +21,11 @@ def plan_of(tmp_path, text, seed=7, soak=False, **scenarios):
 
 def test_every_combination_of_the_matrix(tmp_path):
     """Scenarios times values, in the file's order, with each run's config changed accordingly."""
-    plan = plan_of(
-        tmp_path,
-        'scenarios = ["a", "b"]\nrepeats = 2\n[set]\nrun.duration = "1s"\n[matrix]\nvm.nr_vcpus = [2, 8]\n"variant" = ["split", "held"]\n',
-        a=SCENARIO,
-        b=SCENARIO,
+    text = (
+        'scenarios = ["a", "b"]\nrepeats = 2\n[set]\nrun.duration = "1s"\n'
+        '[matrix]\nvm.nr_vcpus = [2, 8]\n"variant" = ["split", "held"]\n'
     )
+    plan = plan_of(tmp_path, text, a=SCENARIO, b=SCENARIO)
     assert plan.total == 16
     runs = [plan.run(index) for index in range(16)]
     points = [(run.config.scenario, run.config.vm.nr_vcpus, run.config.variant) for run in runs]
