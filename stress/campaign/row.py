@@ -101,13 +101,25 @@ def failed_row(known: dict[str, Any], reason: str) -> dict[str, Any]:
 
 
 def salvaged_row(known: dict[str, Any], findings: list[dict[str, Any]], trouble: str) -> dict[str, Any]:
-    """The row of a run that left no verdict but a log in which the checker found something."""
+    """The row of a run that left no verdict but a log in which the checker found something.
+
+    Args:
+        known: what leads every row.
+        findings: as `zaptorture check --json` gives them.
+        trouble: why there is no verdict.
+    """
     return failed_row(known, f"{trouble}; its log shows {len(findings)} findings") | {
         "verdict": Verdict.VIOLATION.value,
         "run_verdict": Verdict.VIOLATION.value,
-        "findings": [_facts(finding) for finding in findings[:FINDINGS_KEPT]],
+        "findings": [_of_checker(finding) for finding in findings[:FINDINGS_KEPT]],
         "nr_findings": len(findings),
     }
+
+
+def _of_checker(finding: dict[str, Any]) -> dict[str, Any]:
+    """A finding of the checker under the names that a run's own have."""
+    shared = ("kind", "actor", "other_actor", "time_ns", "other_time_ns", "gfn", "pfn", "incarnation", "root", "detail")
+    return {name: finding.get(name) for name in shared} | {"invariant": finding["rule"]}
 
 
 def was_stopped(row: dict[str, Any]) -> bool:

@@ -138,7 +138,7 @@ def test_the_log_of_a_run_without_verdict_is_judged(tmp_path):
         if isinstance(job, CommandJob):
             assert job.argv[3:] == ("check", str(tmp_path / "c" / "runs" / job.name[6:]), "--json")
             (tmp_path / "c" / "runs" / job.name[6:] / "salvage.txt").write_text(
-                "compiling\n" + json.dumps({"verdict": "VIOLATION", "findings": [finding()]}) + "\n"
+                "compiling\n" + json.dumps({"verdict": "VIOLATION", "findings": [finding() | {"rule": "I3"}]}) + "\n"
             )
             return {"exit_code": 1}
         events = tmp_path / "c" / "runs" / job.name / "events"
