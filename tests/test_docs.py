@@ -85,6 +85,8 @@ RUN_FOLDERS = {
 # A failure file that pages name, and the exploration that makes one like it.
 FAILURE_FILE = "failures/2026-12-01T10-30-00-split-zap-7.json"
 FAILURE_BUG = ["configs/explore/split-zap.toml", "--bug", "B01", "--strategy", "pct", "--seed", "7"]
+# A campaign's folder that pages name.
+CAMPAIGN_FOLDER = "campaigns/2026-12-01T10-00-00-smoke"
 # A log may be of any verdict; whoever reads it has said so by the exit code. What fails as it should says so by 1.
 EXIT_CODES = {"check": {0, 1, 3}, "explore": {0, 1}, "replay": {1}, "shrink": {1}, "reproduce": {1}}
 EXPLORING = ("explore", "replay", "shrink", "reproduce")
@@ -112,6 +114,18 @@ def failure_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(next(out.iterdir()))
 
 
+@pytest.fixture(scope="session")
+def campaign_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A campaign of one short run, for the pages that look at one."""
+    folder = tmp_path_factory.mktemp("campaign")
+    (folder / "one.toml").write_text('folder = "."\nscenarios = ["short"]\n', encoding="utf-8")
+    quick = text_of(ROOT / "configs" / "scenarios" / "quick.toml").partition("[evidence]")[0]
+    (folder / "short.toml").write_text(quick + '[run]\nduration = "300ms"\n', encoding="utf-8")
+    command = [sys.executable, "-m", "stress.cli", "campaign", str(folder / "one.toml"), "--out", str(folder / "out")]
+    subprocess.run(command, cwd=ROOT, check=False, capture_output=True)
+    return str(folder / "out")
+
+
 def run_command(arguments: list[str], folder: Path) -> None:
     """Run one for real; an exploration is a short one, and leaves its failure in a folder of its own."""
     typed = [*arguments, "--budget", "300", "--out", str(folder)] if arguments[0] == "explore" else arguments
@@ -125,7 +139,7 @@ def run_command(arguments: list[str], folder: Path) -> None:
 def test_every_command_is_accepted(
     page: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """A command that a page shows can be typed as it stands; a run only plans, a reader reads a short run's folder."""
+    """A command that a page shows can be typed as it stands; a run or a campaign only plans, a reader reads a short one."""
     monkeypatch.chdir(ROOT)
     for arguments in commands(page):
         if created_by_example(page) & set(arguments):
@@ -138,7 +152,12 @@ def test_every_command_is_accepted(
             file = request.getfixturevalue("failure_file") if FAILURE_FILE in arguments else ""
             run_command([file if argument == FAILURE_FILE else argument for argument in arguments], tmp_path)
             continue
-        planned = arguments if "--dry-run" in arguments or arguments[0] != "run" else [*arguments, "--dry-run"]
+        if CAMPAIGN_FOLDER in arguments:
+            folder = request.getfixturevalue("campaign_folder")
+            run_command([folder if argument == CAMPAIGN_FOLDER else argument for argument in arguments], tmp_path)
+            continue
+        plans = arguments[0] in {"run", "campaign", "soak"} and "--dry-run" not in arguments
+        planned = [*arguments, "--dry-run"] if plans else arguments
         result = CliRunner().invoke(app, planned)
         assert result.exit_code == 0, f"{page_name(page)}: zaptorture {shlex.join(arguments)}\n{result.output}"
 
