@@ -49,7 +49,7 @@ class LocalExecutor:
     """An executor of this machine (stress/campaign/executor.py)."""
 
     def __init__(self, places: list[tuple[int, ...]], output: str) -> None:
-        """Start the server.
+        """Prepare; the server starts with the first job, and ignores the signals that this process ignores by then.
 
         Args:
             places: CPUs of each run that may be on at once; an empty one leaves the choice to the kernel.
@@ -60,7 +60,6 @@ class LocalExecutor:
         self._jobs: dict[str, _Running] = {}
         self._context = multiprocess.get_context("forkserver")
         self._context.set_forkserver_preload(["stress.campaign.perform"])
-        forkserver.ensure_running()
 
     def has_room(self) -> bool:
         """May another job be started?"""
@@ -75,7 +74,7 @@ class LocalExecutor:
         place = None if beside else min(set(range(len(self._places))) - self._taken())
         cpus = () if place is None else self._places[place]
         ours, theirs = self._context.Pipe(duplex=False)
-        forkserver.ensure_running()  # again, should somebody have killed it
+        forkserver.ensure_running()  # for the first time, or again should somebody have killed it
         parent = self.long_lived()["fork server"]
         process = self._context.Process(target=_perform, args=(job, cpus, self._output, parent, theirs), name=job.name)
         process.start()

@@ -61,3 +61,11 @@ def test_the_check_log_tables_compare_all_contenders_and_sizes() -> None:
         assert f"| {name} " in output
     assert "**check alone, by size of the log" in output
     assert "- goal " in output
+
+
+@pytest.mark.slow
+def test_the_campaign_table_compares_it_with_a_shell() -> None:
+    """Two runs each way in the quick mode."""
+    output = run("campaign")
+    for name in ("campaign, start to end of a run", "campaign, whole command over its runs", "one by one from a shell"):
+        assert f"| {name} " in output

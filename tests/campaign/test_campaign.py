@@ -157,6 +157,7 @@ def test_ctrl_c_in_a_soak(tmp_path):
     assert wait_for(process, lambda: len(cmd.ends(out)) > before + 1)
     running = json.loads(cmd.run("campaign", "status", out, "--json").stdout)
     assert running["running"]
+    assert running["state"]["retries"] == 0, "nothing died of the hang-up"
     assert running["heartbeat"]["pid"] == process.pid
     second = cmd.run("campaign", "resume", out)
     assert second.returncode == 2
