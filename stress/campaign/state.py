@@ -63,7 +63,7 @@ class Exposure(Struct):
     """Runs of one scenario, and what they add up to.
 
     Attributes:
-        runs: that ended with a verdict on the protocol: harness errors are none.
+        runs: that ended with a verdict on the protocol: errors of the harness and runs that saw too little are none.
         found: of them with a finding.
         seconds: of guest time in all of them.
     """
@@ -124,7 +124,11 @@ class State(Struct):
         if not found:
             return Verdict.INCONCLUSIVE, "no run has ended"
         verdict = worst(Verdict(name) for name in found)
-        return verdict, found[verdict.value]
+        count = self.verdicts.get(verdict.value, 0)
+        if verdict is Verdict.PASS or not count:
+            return verdict, "" if verdict is Verdict.PASS else found[verdict.value]
+        first = "the first " if count > 1 else ""
+        return verdict, f"{count} of {sum(self.verdicts.values()):,} runs, {first}{found[verdict.value]}"
 
     def checkpoint(self) -> dict[str, Any]:
         """All of it as fields of a record."""
@@ -167,8 +171,11 @@ class State(Struct):
             self.reasons.setdefault(verdict, f"{record['run']}: {record['reason']}" if record["reason"] else record["run"])
             self.violations += verdict == Verdict.VIOLATION.value
             self._fold(record)
-        if record["run_verdict"] != Verdict.HARNESS_ERROR.value:
-            exposure = (self.tested if record["role"] == "test" else self.planted).setdefault(scenario, Exposure())
+        tests = record["role"] == "test"
+        # A test that saw too little says nothing; a planted bug that was not found was not found, whatever the reason.
+        silent = {Verdict.HARNESS_ERROR.value} | ({Verdict.INCONCLUSIVE.value} if tests else set())
+        if record["run_verdict"] not in silent:
+            exposure = (self.tested if tests else self.planted).setdefault(scenario, Exposure())
             exposure.runs += 1
             exposure.found += record["run_verdict"] == Verdict.VIOLATION.value
             exposure.seconds += record["elapsed_s"]

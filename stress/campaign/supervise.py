@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Supervisor"]
 
+DIED = "the campaign's process died"
 POLL_S = 0.5
 COMMAND_S_MAX = 60.0
 SALVAGE_S_MAX = 600.0
@@ -162,7 +163,7 @@ class Supervisor:
             self._note("journal", f"{self._journal.torn_bytes} bytes of a torn line were cut off, kept in journal.torn")
         notify_systemd("READY=1")
         for left in list(self.state.open.values()):
-            attempt = _Attempt(self._plan.run(left.index), left.attempt, "the campaign's process died")
+            attempt = _Attempt(self._plan.run(left.index), left.attempt, DIED)
             if left.started:
                 self._settle(attempt)
             else:
@@ -241,7 +242,7 @@ class Supervisor:
             self._salvage(attempt)
         elif row["run_verdict"] == Verdict.VIOLATION.value:
             self._count(row)
-        elif was_stopped(row) or row["run_verdict"] == Verdict.HARNESS_ERROR.value or attempt.trouble:
+        elif was_stopped(row) or row["run_verdict"] == Verdict.HARNESS_ERROR.value or attempt.trouble not in {"", DIED}:
             self._lost(attempt, attempt.trouble or row["reason"])
         else:
             self._count(row)
@@ -267,7 +268,7 @@ class Supervisor:
         """An attempt that says nothing of the protocol: made again, unless the harness has failed too often."""
         index = attempt.planned.index
         again = _Attempt(attempt.planned, attempt.number + 1)
-        if self._asked or attempt.trouble == "the campaign's process died":
+        if self._asked or attempt.trouble == DIED:
             self._record("dropped", index=index, attempt=attempt.number, run=attempt.name, why=why)
             self._again.append(again)
         elif self.state.open[index].failures < self._campaign.limits.harness_retries:

@@ -247,6 +247,23 @@ def test_killed_anywhere_nothing_is_lost_or_counted_twice(tmp_path_factory, data
     assert verdict is Verdict.VIOLATION if "violation" in outcomes else verdict is not Verdict.VIOLATION
 
 
+def test_a_run_that_had_ended_counts_without_being_made_again(tmp_path):
+    """Its folder holds the verdict that the journal does not know: that is the one that counts."""
+    out = tmp_path / "c"
+    begin(campaign_file(tmp_path / "file", TEN), out)
+
+    def script(number, job):
+        write_run(out / "runs" / job.name, elapsed_s=7.5)
+        raise Died
+
+    with pytest.raises(Died):
+        supervise(out, FakeExecutor(script)).run()
+    executor = FakeExecutor()
+    supervise(out, executor).run()
+    assert [(row["index"], row["attempt"], row["elapsed_s"]) for row in ends(out)][0] == (0, 1, 7.5)
+    assert len(executor.started) == 9
+
+
 def test_a_run_that_was_told_to_stop_is_not_adopted(tmp_path):
     """A partial verdict that a dying campaign left is no result: the run is made anew."""
     out = tmp_path / "c"
