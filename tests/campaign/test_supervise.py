@@ -260,7 +260,7 @@ def test_a_run_that_had_ended_counts_without_being_made_again(tmp_path):
         supervise(out, FakeExecutor(script)).run()
     executor = FakeExecutor()
     supervise(out, executor).run()
-    assert [(row["index"], row["attempt"], row["elapsed_s"]) for row in ends(out)][0] == (0, 1, 7.5)
+    assert next((row["index"], row["attempt"], row["elapsed_s"]) for row in ends(out)) == (0, 1, 7.5)
     assert len(executor.started) == 9
 
 
