@@ -19,8 +19,8 @@ from . import command as cmd
 TWO = 'scenarios = ["short"]\nseed = 5\n[matrix]\nvm.nr_vcpus = [1, 2]\n'
 POWER = '[power]\nscenarios = ["broken"]\nevery = 2\n'
 KILLS_SHORT = 8
-KILLS_LONG = 25
-PARTS = 8
+KILLS_LONG = 10
+PARTS = 20
 
 
 def test_a_campaign_from_start_to_end(tmp_path):
@@ -241,7 +241,7 @@ def test_a_few_random_kills(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_two_hundred_random_kills(tmp_path, part):
-    """The same in eight campaigns of 25 kills each."""
+    """The same in twenty campaigns of ten kills each."""
     out, victims = kill_at_random(tmp_path, KILLS_LONG, part)
     assert len(victims) > KILLS_LONG // 2
     assert_nothing_lost(out, KILLS_LONG + KILLS_LONG // 2)
