@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from model.atomics import fetch_add, load, store, store_release
 from model.constants import EV_FINDING
+from model.freeze import freeze_state
 from model.jit import kernel
 from model.layout import MAX_FINDINGS, MAX_PLACES, Vm
 from model.trace import now, trace
@@ -41,7 +42,7 @@ def report(
         detail: code of the sentence that explains it (stress/engine/outcome.py), with `observed` as its number.
         observed: the value that was seen.
 
-    The first MAX_FINDINGS are kept in full, later ones are counted.
+    The first MAX_FINDINGS are kept in full, later ones are counted. The very first keeps the state that it was seen in.
     """
     n = fetch_add(vm.run.nr_findings, 0, 1)
     if n < MAX_FINDINGS:
@@ -64,7 +65,11 @@ def report(
         vm.finding.root[n] = root
         vm.finding.detail[n] = detail
         vm.finding.observed[n] = observed
-        # Pairs with the harness's read of `ready` before the other fields.
+        if n == 0:
+            # Now: once `stop` is seen, every actor leaves and unloads its root.
+            freeze_state(vm, me)
+            vm.frozen.until[0] = now()
+        # Pairs with the harness's read of `ready` before the other fields, and before the frozen state.
         store_release(vm.finding.ready, n, 1)
     trace(vm, me, EV_FINDING, gfn, root, pfn, incarnation, kind, invariant)
     # What led here is kept: windows of the last events are not overwritten by what comes now.

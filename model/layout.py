@@ -24,6 +24,7 @@ __all__ = [
     "CACHE_LINE_BYTES",
     "CACHE_PAGES_MAX",
     "FINDING_FIELDS",
+    "FROZEN_ROOTS_MAX",
     "MAX_ACTORS",
     "MAX_ENTRIES",
     "MAX_EXTENTS",
@@ -69,9 +70,10 @@ MAX_EXTENTS = MAX_SLOTS
 MAX_RANGES = 2 * MAX_SLOTS + 1
 MAX_TLB = 1024
 MAX_FINDINGS = 64
+FROZEN_ROOTS_MAX = 16  # of the root list, in the state at the first finding
 NR_COUNTERS = 64
 NR_PRIMITIVES = 24
-NR_FIELDS_MAX = 192
+NR_FIELDS_MAX = 256
 NR_MUTATIONS = 32
 CACHE_PAGES_MAX = 40  # KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE
 RING_SLOTS_MAX = 65536
@@ -217,6 +219,43 @@ SLOT_CFG = _row(("base_gfn", "npages", "move_to", "can_delete", "can_move"))
 RANGE = _row(("base_gfn", "npages"))
 FINDING = _row(FINDING_FIELDS)
 
+# The state at the first finding (model/freeze.py). by: the actor that looked, or -1; until: when it had seen all.
+FROZEN = _row(
+    (
+        "by",
+        "until",
+        "mmu_lock_cnts",
+        "mmu_valid_gen",
+        "mmu_invalidate_seq",
+        "mmu_invalidate_in_progress",
+        "disabled_quirks",
+        "tdp_mmu_pages",
+        "more_roots",
+        "active",
+        "generation",
+        "rcu_queued",
+        "rcu_freed",
+    )
+)
+FROZEN_VCPU = _row(("mode", "in_guest", "requests", "flushed", "entry_seq", "root_ref"))
+FROZEN_LOCK = _row(("owner", "ticket_owner", "ticket_next"))
+FROZEN_ACTOR = _row(
+    (
+        "held",
+        "wait_word",
+        "phase",
+        "ipi_acked",
+        "ipi_sent",
+        "srcu_seq",
+        "rcu_seq",
+        "need_resched",
+        "progress",
+        "retries",
+    )
+)
+FROZEN_ROOT = _row(("page", "refcount", "role_invalid", "scheduled_to_zap", "zapping", "state"))
+FROZEN_SLOT = _row(("object", "base_gfn", "npages", "mem_flags", "hva", "incarnation"))
+
 # The head: words that primitives touch through small rows. The big arrays stand behind it, page tables first.
 _HEAD: list[tuple[Any, ...]] = [
     ("run", RUN, (1,)),
@@ -245,6 +284,12 @@ _HEAD: list[tuple[Any, ...]] = [
     ("script", np.int64, (MAX_ACTORS, SCRIPT_MAX)),
     ("script_length", np.int64, (MAX_ACTORS,)),
     ("finding", FINDING, (MAX_FINDINGS,)),
+    ("frozen", FROZEN, (1,)),
+    ("frozen_vcpu", FROZEN_VCPU, (MAX_VCPUS,)),
+    ("frozen_lock", FROZEN_LOCK, (5,)),
+    ("frozen_actor", FROZEN_ACTOR, (MAX_ACTORS,)),
+    ("frozen_root", FROZEN_ROOT, (FROZEN_ROOTS_MAX + MAX_VCPUS,)),  # the list, then each vCPU's own
+    ("frozen_slot", FROZEN_SLOT, (MAX_SLOTS,)),
     ("iter", ITER, (MAX_ACTORS,)),
     ("iter_path", np.int64, (MAX_ACTORS, 8)),
     ("removed_table", np.int64, (MAX_ACTORS, 8)),

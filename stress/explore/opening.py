@@ -169,8 +169,9 @@ STATISTICS = frozenset(
 )
 _OF_RCU = frozenset({"actor.rcu_seq", "rcu.kick", "rcu.queued", "rcu.freed"})
 FINDINGS_KEPT = 4  # of one execution
-# Written before the actors start, or never in an exploration.
-_FIXED = frozenset({"cfg", "mutation", "slot_cfg", "range", "script", "script_length", "site", "ring"})
+_FROZEN = frozenset({"frozen", "frozen_vcpu", "frozen_lock", "frozen_actor", "frozen_root", "frozen_slot"})
+# Written before the actors start, or never read in an exploration.
+_FIXED = frozenset({"cfg", "mutation", "slot_cfg", "range", "script", "script_length", "site", "ring"}) | _FROZEN
 _BY_ACTOR = frozenset(
     {"actor", "iter", "iter_path", "removed_table", "removed_index", "removed_gfn", "cpumask", "snapshot", "counter"}
 )
