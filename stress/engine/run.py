@@ -30,6 +30,7 @@ from stress import __version__
 from stress.config import config_hash, resolved_toml
 from stress.engine.clock import measure_clock
 from stress.engine.compiled import load_model
+from stress.engine.evidence import state_of
 from stress.engine.liveness import ending, is_stopped
 from stress.engine.outcome import counters_of, findings_of, last_events, missing_evidence, sites_of
 from stress.engine.process import FieldTable, bind_context, run_child
@@ -377,6 +378,8 @@ class _Run:
         try:
             if self._control is not None:
                 self._close_control(self._control, result, report)
+            if result.verdict is Verdict.VIOLATION:
+                self._write_state()
             write_atomic(self._folder.verdict, msgspec.json.format(msgspec.json.encode(result.to_dict())) + b"\n")
         except HarnessError as error:
             self._trouble = self._trouble or str(error)
@@ -384,6 +387,11 @@ class _Run:
             with contextlib.suppress(HarnessError):
                 write_atomic(self._folder.verdict, msgspec.json.encode(result.to_dict()))
         return result
+
+    def _write_state(self) -> None:
+        base = self._segment.record.ctypes.data
+        state = state_of(self._vm, self._actors, self._fields, base, self._clock, self._now_ns())
+        write_atomic(self._folder.state, msgspec.json.format(msgspec.json.encode(state)) + b"\n")
 
     def _close_control(self, control: ControlLog, result: RunResult, report: LogReport | None) -> None:
         for member in self._members:

@@ -7,6 +7,7 @@ OUT/2026-12-01T10-00-00-quick-7/    UTC start, scenario, seed: sorts by time, no
     manifest.json                   versions, host facts, clock
     control.jsonl                   the control log
     events/<actor>-<n>.parquet      the event log
+    state.json                      the state at the first finding; only where there is one
     verdict.json                    the result
 ```
 """
@@ -53,6 +54,11 @@ class RunFolder:
     def events(self) -> Path:
         """The folder of the event log."""
         return self.path / "events"
+
+    @property
+    def state(self) -> Path:
+        """The state at the first finding; only a run with a finding has it."""
+        return self.path / "state.json"
 
     @property
     def verdict(self) -> Path:

@@ -25,8 +25,8 @@ def test_the_folder_is_named_after_start_scenario_and_seed(tmp_path):
     folder = create_run_folder(tmp_path / "a" / "runs", "quick", 7, NOW.astimezone(timezone(timedelta(hours=5))))
     assert folder.path == tmp_path / "a" / "runs" / "2026-12-01T10-00-00-quick-7"
     assert [path.name for path in folder.path.iterdir()] == ["events"]
-    parts = (folder.config, folder.manifest, folder.control, folder.verdict)
-    assert [path.name for path in parts] == ["config.toml", "manifest.json", "control.jsonl", "verdict.json"]
+    parts = (folder.config, folder.manifest, folder.control, folder.state, folder.verdict)
+    assert [path.name for path in parts] == ["config.toml", "manifest.json", "control.jsonl", "state.json", "verdict.json"]
 
 
 def test_a_run_is_never_overwritten(tmp_path):
