@@ -56,11 +56,13 @@ class Ended(Struct, frozen=True):
         exit_code: of a command.
         trouble: what went wrong with its process or its limits; empty when nothing did. A run's verdict, if it came to one, is in
             its folder.
+        lost: the machine that it ran on is gone; nothing is wrong with the harness.
     """
 
     name: str
     exit_code: int
     trouble: str
+    lost: bool = False
 
 
 class Executor(Protocol):

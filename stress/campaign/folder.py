@@ -12,6 +12,7 @@ DIR/
     output.log         whatever runs printed; empty if all is well
     findings/          a folder for each signature
     runs/              a folder for each run
+    cluster/           there while it runs on a cluster: workers that see this folder know it by what is in there
     lock               held by the process that runs the campaign
 ```
 """

@@ -8,7 +8,7 @@
 | `start`      | a run, or a further attempt at it, is about to begin                           |
 | `end`        | it has ended and counts; the record is its row of the results                  |
 | `again`      | an error of the harness; the run will be tried again                           |
-| `dropped`    | the campaign was stopped or died while it ran; the run will be made anew       |
+| `dropped`    | the campaign was stopped, or it or a worker died; the run will be made anew    |
 | `reproduced` | what the search for a schedule came to                                         |
 | `command`    | a command of the user's was run on a finding                                   |
 | `thinned`    | runs whose logs were removed to keep the disk budget                           |

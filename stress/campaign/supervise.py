@@ -46,16 +46,18 @@ POLL_S = 0.5
 COMMAND_S_MAX = 60.0
 SALVAGE_S_MAX = 600.0
 REPRODUCE_EXTRA_S = 120.0  # to compile the explorer, shrink and draw
+LOSSES_MAX = 20  # a run that is lost so often with its worker may be what kills it
 MIB = 1 << 20
 
 
 @dataclass
 class _Attempt:
-    """A run that is on, or whose log is being judged."""
+    """A run that is on, or whose log is being judged; `lost`: with the process or the worker that was in charge of it."""
 
     planned: PlannedRun
     number: int
     trouble: str = ""
+    lost: bool = False
 
     @property
     def name(self) -> str:
@@ -123,12 +125,12 @@ class Supervisor:
         try:
             with self._signals():
                 self._begin()
-                self._fill()
-                while self._executor.running():
+                more = self._fill()
+                while more or self._executor.running():
                     for ended in self._executor.poll(POLL_S):
                         self._take(ended)
                     self._look_around()
-                    self._fill()
+                    more = self._fill()
                 return self._finish()
         finally:
             notify_systemd("STOPPING=1")
@@ -163,7 +165,7 @@ class Supervisor:
             self._note("journal", f"{self._journal.torn_bytes} bytes of a torn line were cut off, kept in journal.torn")
         notify_systemd("READY=1")
         for left in list(self.state.open.values()):
-            attempt = _Attempt(self._plan.run(left.index), left.attempt, DIED)
+            attempt = _Attempt(self._plan.run(left.index), left.attempt, DIED, lost=True)
             if left.started:
                 self._settle(attempt)
             else:
@@ -172,20 +174,23 @@ class Supervisor:
             if not entry.reproduced:
                 self._reproduce(signature, entry.runs[0])
 
-    def _fill(self) -> None:
-        """Start what there is room for."""
+    def _fill(self) -> bool:
+        """Start what there is room for; is anything left that waits for room?"""
         self._stop_early()
-        while self._executor.has_room():
+        while self._waits():
+            if not self._executor.has_room():
+                return True
             if self._commands:
                 self._executor.start(self._commands.pop(0))
-            elif self._enough:
-                break
             elif self._again:
                 self._start(self._again.pop(0))
-            elif self._plan.total is None or self.state.next_index < self._plan.total:
-                self._start(_Attempt(self._plan.run(self.state.next_index), 1))
             else:
-                break
+                self._start(_Attempt(self._plan.run(self.state.next_index), 1))
+        return False
+
+    def _waits(self) -> bool:
+        new = self._plan.total is None or self.state.next_index < self._plan.total
+        return bool(self._commands) or (not self._enough and (bool(self._again) or new))
 
     @property
     def _total_s(self) -> float:
@@ -225,7 +230,7 @@ class Supervisor:
         kind, _, rest = ended.name.partition(" ")
         if not rest:
             attempt = self._attempts.pop(ended.name)
-            attempt.trouble = ended.trouble
+            attempt.trouble, attempt.lost = ended.trouble, ended.lost
             self._settle(attempt)
         elif kind == "check":
             self._salvaged(self._attempts.pop(ended.name), ended)
@@ -242,7 +247,7 @@ class Supervisor:
             self._salvage(attempt)
         elif row["run_verdict"] == Verdict.VIOLATION.value:
             self._count(row)
-        elif was_stopped(row) or row["run_verdict"] == Verdict.HARNESS_ERROR.value or attempt.trouble not in {"", DIED}:
+        elif was_stopped(row) or row["run_verdict"] == Verdict.HARNESS_ERROR.value or (attempt.trouble and not attempt.lost):
             self._lost(attempt, attempt.trouble or row["reason"])
         else:
             self._count(row)
@@ -268,7 +273,10 @@ class Supervisor:
         """An attempt that says nothing of the protocol: made again, unless the harness has failed too often."""
         index = attempt.planned.index
         again = _Attempt(attempt.planned, attempt.number + 1)
-        if self._asked or attempt.trouble == DIED:
+        anew = attempt.lost and (attempt.trouble == DIED or attempt.number <= LOSSES_MAX)
+        if self._asked or anew:
+            if not self._asked:
+                self._on_line(f"{attempt.name}: {why}; made anew")
             self._record("dropped", index=index, attempt=attempt.number, run=attempt.name, why=why)
             self._again.append(again)
         elif self.state.open[index].failures < self._campaign.limits.harness_retries:

@@ -28,6 +28,9 @@ SEED_BITS = 32
 
 _Jobs = Annotated[int | None, typer.Option(metavar="N", min=1, max=4096, help="Runs at once; as many as fit when absent.")]
 _Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the campaign; made of time and name when absent.")]
+_Scheduler = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Run on a dask.distributed cluster, such as tcp://host:8786.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; messages go to stderr.")]
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="Campaign file (TOML).")]
 _Dir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a campaign.")]
@@ -57,6 +60,7 @@ def start(
     *,
     out: _Out = None,
     jobs: _Jobs = None,
+    scheduler: _Scheduler = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with its time, run nothing, create nothing.")] = False,
     condition: Annotated[
         str | None, typer.Option("--filter", metavar="SQL", help="Only the planned runs that are such: 'vcpus>=4'.")
@@ -68,7 +72,7 @@ def start(
     Exit codes: 0 PASS, 1 VIOLATION, 2 wrong use, 3 INCONCLUSIVE, 4 HARNESS_ERROR.
     """
     with errors_become_lines(file.stem, as_json=as_json):
-        raise typer.Exit(_new(file, out, jobs, condition, None, dry_run=dry_run, as_json=as_json))
+        raise typer.Exit(_new(file, out, jobs, condition, scheduler, None, dry_run=dry_run, as_json=as_json))
 
 
 def soak(
@@ -77,6 +81,7 @@ def soak(
     duration: Annotated[str, typer.Option("--for", metavar="TIME", help="Such as 30m or 72h.")],
     out: _Out = None,
     jobs: _Jobs = None,
+    scheduler: _Scheduler = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print one rotation of the plan, run nothing.")] = False,
     condition: Annotated[
         str | None, typer.Option("--filter", metavar="SQL", help="Only the planned runs that are such: 'vcpus>=4'.")
@@ -94,23 +99,25 @@ def soak(
             seconds = 0.0
         if seconds <= 0:
             raise UsageError(f'--for "{duration}": expected a time such as "30m" or "72h".')
-        raise typer.Exit(_new(file, out, jobs, condition, seconds, dry_run=dry_run, as_json=as_json))
+        raise typer.Exit(_new(file, out, jobs, condition, scheduler, seconds, dry_run=dry_run, as_json=as_json))
 
 
 @campaign_app.command(name="resume")
-def resume(folder: _Dir, *, jobs: _Jobs = None, as_json: _Json = False) -> None:
+def resume(folder: _Dir, *, jobs: _Jobs = None, scheduler: _Scheduler = None, as_json: _Json = False) -> None:
     """Go on with a campaign or a soak that was stopped or died; nothing is lost, nothing is counted twice.
 
     Exit codes: 0 PASS, 1 VIOLATION, 2 wrong use, 3 INCONCLUSIVE, 4 HARNESS_ERROR.
     """
     with errors_become_lines(folder.name, as_json=as_json):
         from stress.campaign.folder import check_unchanged, open_campaign  # noqa: PLC0415 - DuckDB takes its time
+        from stress.campaign.load import Loaded  # noqa: PLC0415
 
         opened, kept = open_campaign(folder)
         note = check_unchanged(kept)
         if note:
             Display(sys.stderr).message(f"note: {note}")
-        raise typer.Exit(_run(opened, kept, jobs, as_json=as_json))
+        executor = _executor(Loaded.from_content(kept.where, kept.content).campaign, opened, jobs, scheduler)
+        raise typer.Exit(_run(opened, kept, executor, as_json=as_json))
 
 
 @campaign_app.command(name="status")
@@ -136,12 +143,13 @@ def _new(
     out: Path | None,
     jobs: int | None,
     condition: str | None,
+    scheduler: str | None,
     soak_s: float | None,
     *,
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    from stress.campaign.folder import Kept, create_campaign  # noqa: PLC0415 - DuckDB takes its time
+    from stress.campaign.folder import CampaignFolder, Kept, create_campaign  # noqa: PLC0415 - DuckDB takes its time
     from stress.campaign.load import load_campaign  # noqa: PLC0415
     from stress.report.campaign import plan_lines  # noqa: PLC0415
 
@@ -151,15 +159,15 @@ def _new(
     plan = kept.plan()
     if dry_run:
         display = Display(sys.stderr if as_json else sys.stdout)
-        for line in plan_lines(plan, loaded.campaign, seed, soak_s, _nr_jobs(loaded.campaign, jobs)):
+        for line in plan_lines(plan, loaded.campaign, seed, soak_s, None if scheduler else len(_places(loaded.campaign, jobs))):
             display.message(line)
         if as_json:
             print_json({"seed": seed, "total": plan.total, "runs": [item.facts for item in plan.tests]})
         return 0
-    _nr_jobs(loaded.campaign, jobs)
     name = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}-{loaded.campaign.campaign}"
-    folder = create_campaign(out or Path("campaigns") / name, kept)
-    return _run(folder, kept, jobs, as_json=as_json)
+    path = out or Path("campaigns") / name
+    executor = _executor(loaded.campaign, CampaignFolder(path), jobs, scheduler)  # first: what cannot be had creates nothing
+    return _run(create_campaign(path, kept), kept, executor, as_json=as_json)
 
 
 def _places(campaign: Campaign, jobs: int | None) -> list[tuple[int, ...]]:
@@ -171,17 +179,17 @@ def _places(campaign: Campaign, jobs: int | None) -> list[tuple[int, ...]]:
     return places(cores, campaign.limits.cpus, jobs)
 
 
-def _nr_jobs(campaign: Campaign, jobs: int | None) -> int:
-    return len(_places(campaign, jobs))
+def _executor(campaign: Campaign, folder: CampaignFolder, jobs: int | None, scheduler: str | None) -> Executor:
+    if scheduler:
+        from stress.campaign.cluster import ClusterExecutor  # noqa: PLC0415 - an extra
 
-
-def _executor(campaign: Campaign, folder: CampaignFolder, jobs: int | None) -> Executor:
+        return ClusterExecutor(scheduler, folder.path, str(folder.output), jobs)
     from stress.campaign.local import LocalExecutor  # noqa: PLC0415
 
     return LocalExecutor(_places(campaign, jobs), str(folder.output))
 
 
-def _run(folder: CampaignFolder, kept: Kept, jobs: int | None, *, as_json: bool) -> int:
+def _run(folder: CampaignFolder, kept: Kept, executor: Executor, *, as_json: bool) -> int:
     from stress.campaign.load import Loaded  # noqa: PLC0415
     from stress.campaign.supervise import Supervisor  # noqa: PLC0415
     from stress.report.campaign import summary_lines  # noqa: PLC0415
@@ -189,7 +197,6 @@ def _run(folder: CampaignFolder, kept: Kept, jobs: int | None, *, as_json: bool)
     campaign = Loaded.from_content(kept.where, kept.content).campaign
     with Display(sys.stderr if as_json else sys.stdout) as display:
         display.message(f"campaign {campaign.campaign} seed {kept.seed} folder {folder.path}")
-        executor = _executor(campaign, folder, jobs)
         supervisor = Supervisor(
             folder, campaign, kept.plan(), executor, kept.soak_s, lambda line: display.message(one_line(line)), display.show
         )

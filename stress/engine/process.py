@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 from typing import TYPE_CHECKING, Any
 
 from model import context as ctx
 from model.layout import VM, field_table
 from model.rng import rng_seed
+from stress.engine.child import enter_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FieldTable", "bind_context", "enter_child", "run_child"]
 
-_PR_SET_PDEATHSIG = 1
 _PROBABILITY_ONE = 1 << 32
 _PERTURB_STREAM = 1000  # apart from the streams that choose operations and accesses
 
@@ -41,16 +39,6 @@ class FieldTable:
         fields: Any = VM.fields
         tail = [name for name in self.names if name in fields and fields[name][1] <= offset]
         return max(tail, key=lambda name: int(fields[name][1]))
-
-
-def enter_child(parent_pid: int) -> None:
-    """Tie the process to its parent: it dies with it, and leaves the signals of the terminal to it."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it died before the line above
-        os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def bind_context(record: NDArray[np.void], fields: FieldTable, actor: int, perturb: Perturb, seed: int) -> None:

@@ -80,10 +80,10 @@ class FakeExecutor:
         while self.waiting:
             job = self.waiting.pop(0)
             outcome = dict(self.script(len(self.started), job))
-            trouble, code = outcome.pop("trouble", ""), outcome.pop("exit_code", 0)
+            trouble, code, lost = outcome.pop("trouble", ""), outcome.pop("exit_code", 0), outcome.pop("lost", False)
             if isinstance(job, RunJob) and not outcome.pop("silent", False):
                 write_run(Path(job.out) / job.name, **outcome)
-            ended.append(Ended(job.name, code, trouble))
+            ended.append(Ended(job.name, code, trouble, lost))
         return ended
 
     def running(self):
