@@ -16,6 +16,7 @@ from stress.cli.failures import replay, reproduce, shrink
 from stress.cli.log import log
 from stress.cli.outcome import harness_error
 from stress.cli.query import query
+from stress.cli.recheck import recheck
 from stress.cli.run import run
 from stress.cli.stats import stats
 from stress.report.progress import Display
@@ -37,6 +38,7 @@ app.command()(reproduce)
 app.add_typer(campaign_app, name="campaign")
 app.command()(soak)
 app.command()(check)
+app.command()(recheck)
 app.command()(log)
 app.command()(stats)
 app.command()(query)

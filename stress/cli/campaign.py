@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from stress.cli.outcome import errors_become_lines, print_json
+from stress.cli.results import results
 from stress.config import parse_duration
 from stress.errors import UsageError, one_line
 from stress.report.progress import Display
@@ -138,6 +139,9 @@ def status(folder: _Dir, *, as_json: _Json = False) -> None:
             Display(sys.stdout).message(line)
 
 
+campaign_app.command(name="results")(results)
+
+
 def _new(
     file: Path,
     out: Path | None,
@@ -191,6 +195,7 @@ def _executor(campaign: Campaign, folder: CampaignFolder, jobs: int | None, sche
 
 def _run(folder: CampaignFolder, kept: Kept, executor: Executor, *, as_json: bool) -> int:
     from stress.campaign.load import Loaded  # noqa: PLC0415
+    from stress.campaign.results import update_results  # noqa: PLC0415
     from stress.campaign.supervise import Supervisor  # noqa: PLC0415
     from stress.report.campaign import summary_lines  # noqa: PLC0415
 
@@ -202,6 +207,7 @@ def _run(folder: CampaignFolder, kept: Kept, executor: Executor, *, as_json: boo
         )
         verdict, reason = supervisor.run()
         display.stop_live()
+        update_results(folder.path)
         for line in summary_lines(supervisor.state, folder.path):
             display.message(line)
         display.message(one_line(f"{verdict.value} {campaign.campaign}{': ' if reason else ''}{reason} ({folder.path})"))

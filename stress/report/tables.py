@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from stress.check.stats import ActorRates, Duration, Rate, Stats
 
-__all__ = ["count_text", "duration_text", "stats_text"]
+__all__ = ["count_text", "duration_text", "number_text", "stats_text"]
 
 WIDTH_MIN = 40
 PROBLEMS_SHOWN = 2
@@ -167,7 +167,7 @@ def _kinds(stats: Stats) -> Table:
     table = _table("events", "kind", "per s", *map(one_line, roles))
     for kind, row in sorted(counts.items(), key=lambda item: -sum(item[1].values())):
         name = _sampled(stats, kind, kind)
-        table.add_row(name, _number(per_s[kind]), *(count_text(count) if count else "" for count in row.values()))
+        table.add_row(name, number_text(per_s[kind]), *(count_text(count) if count else "" for count in row.values()))
     return table
 
 
@@ -238,10 +238,11 @@ def _add_rate(table: Table, name: str, rate: Rate) -> None:
 
 
 def _per_s(rate: Rate | None) -> str:
-    return "" if rate is None or rate.per_s is None else _number(rate.per_s)
+    return "" if rate is None or rate.per_s is None else number_text(rate.per_s)
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
+    """A number in three digits: `1.23`, `2.70M`."""
     return _three_digits(float(f"{value:.2e}"), COUNT_UNITS)
 
 
