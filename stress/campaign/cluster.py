@@ -26,7 +26,7 @@ from stress.errors import HarnessError, UsageError
 
 try:
     import dask
-    from distributed import CancelledError, Client, KilledWorker, rpc
+    from distributed import CancelledError, Client, KilledWorker, Security, rpc
 except ModuleNotFoundError as error:
     raise UsageError(f"--scheduler needs dask.distributed ({error}): pip install 'zaptorture[cluster]'") from None
 
@@ -245,7 +245,7 @@ def _connect(address: str) -> Client:
         found = asyncio.run(asyncio.wait_for(_kind(address), CONNECT_S))
     except TimeoutError:
         raise UsageError(f"--scheduler {address}: no scheduler answers there within {CONNECT_S:.0f} s.") from None
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # noqa: BLE001 - each kind of address has its own
         raise UsageError(f"--scheduler {address}: no address of a scheduler that can be reached: {error}.") from None
     if found != "Scheduler":
         raise UsageError(f"--scheduler {address}: expected a scheduler; a {found} answers there.")
@@ -253,7 +253,7 @@ def _connect(address: str) -> Client:
 
 
 async def _kind(address: str) -> str:
-    async with rpc(address) as remote:
+    async with rpc(address, connection_args=Security().get_connection_args("client")) as remote:
         return str((await remote.identity())["type"])
 
 

@@ -20,6 +20,9 @@ base_gfn = 0
 npages = 16
 ops = ["delete"]
 
+[perturb]
+probability = 0.002
+
 [run]
 duration = "{duration}"
 """
@@ -233,7 +236,7 @@ def test_a_worker_with_another_version(own_cluster, tmp_path):
     assert f"worker {other} has zaptorture 0.0.1" in dropped["why"]
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense", "foo://host:1"])
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense", "foo://host:1", "tls://127.0.0.1:1"])
 def test_a_wrong_address(address, tmp_path):
     """One line, and nothing was created."""
     file = campaign_file(tmp_path / "file", LONG_PLAN, a=QUICK)
