@@ -89,11 +89,13 @@ EXIT_IPI = 1
 EXIT_FAULT = 2
 EXIT_CANCELLED = 3
 EXIT_HALT = 4  # reserved in the log's schema
+EXIT_SIGNAL = 5  # KVM_RUN returns -EINTR
 
 # --- phases of an actor, for the watchdog and for reports
 PHASE_STARTING = 0
 PHASE_RUNNING = 1
 PHASE_DONE = 2
+PHASE_KILLED = 3  # set by whoever killed its thread; another one takes over
 
 # --- events
 EV_GUEST_ACCESS = 1

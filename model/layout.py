@@ -128,6 +128,8 @@ ACTOR = _row(
     ("held", "rng", "progress", "retries", "phase", "wait_word", "sample", "script_next"),
     ("ring_head",),
     ("ring_tail",),  # written by the drain
+    ("at_rest",),  # in userspace with nothing half done: its thread may be killed
+    ("dead_us",),  # written by who killed its thread: how long nobody takes over
 )
 
 VCPU = _row(

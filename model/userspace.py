@@ -11,7 +11,7 @@ incarnation that CREATE gave its slot (the backing); a MOVE makes a new incarnat
 
 from __future__ import annotations
 
-from model.atomics import load, load_acquire, nap_us, store, store_release
+from model.atomics import load, load_acquire, nap_us, smp_mb, store, store_release
 from model.constants import (
     C_CREATES,
     C_DELETES,
@@ -39,7 +39,15 @@ from model.teardown import kvm_destroy_vm
 from model.trace import now, trace
 from model.wait import wait_while
 
-__all__ = ["controller_main", "toggle_quirk", "toggler_main", "userspace_create", "userspace_delete", "userspace_move"]
+__all__ = [
+    "controller_main",
+    "controller_taken_over",
+    "toggle_quirk",
+    "toggler_main",
+    "userspace_create",
+    "userspace_delete",
+    "userspace_move",
+]
 
 _DWELL_NAP_US = 50
 
@@ -146,20 +154,35 @@ def _draw(vm: Vm, me: int, limit: int) -> int:
 
 
 @kernel
-def _dwell(vm: Vm, me: int) -> None:
-    """Let mappings warm up: until every vCPU has made its accesses, or time is up. Races need something to go stale."""
-    if vm.cfg.warmup_accesses[0] == 0:
-        return
+def _warmed_up(vm: Vm, me: int) -> bool:
     for vcpu in range(vm.cfg.nr_vcpus[0]):
         vm.cpumask[me, vcpu] = load(vm.vcpu.accesses, vcpu)
     left_us = vm.cfg.dwell_us_max[0]
     for vcpu in range(vm.cfg.nr_vcpus[0]):
         while load(vm.vcpu.accesses, vcpu) - vm.cpumask[me, vcpu] < vm.cfg.warmup_accesses[0]:
             if left_us <= 0 or load_acquire(vm.run.stop, 0) != 0:
-                vm.counter[me, C_DWELL_TIMEOUTS] += 1
-                return
+                return False
             nap_us(_DWELL_NAP_US)
             left_us -= _DWELL_NAP_US
+    return True
+
+
+@kernel
+def _dwell(vm: Vm, me: int) -> None:
+    """Let mappings warm up: until every vCPU has made its accesses, or time is up. Races need something to go stale.
+
+    The thread is in userspace, between two calls, with nothing half done: here it may be killed, and another one goes on.
+    """
+    if vm.cfg.warmup_accesses[0] == 0:
+        return
+    # Release: what was done before is done for whoever sees the rest.
+    store_release(vm.actor.at_rest, me, 1)
+    warm = _warmed_up(vm, me)
+    store(vm.actor.at_rest, me, 0)
+    # Nothing of what follows is done, nor read, before everybody can see that the rest is over.
+    smp_mb()
+    if not warm:
+        vm.counter[me, C_DWELL_TIMEOUTS] += 1
 
 
 @kernel
@@ -189,6 +212,27 @@ def controller_main(vm: Vm, me: int) -> None:
     store(vm.actor.phase, me, PHASE_RUNNING)
     for slot_id in range(vm.cfg.nr_slots[0]):
         userspace_create(vm, me, slot_id)
+    _controller_thread(vm, me)
+
+
+@kernel
+def controller_taken_over(vm: Vm, me: int) -> None:
+    """A controller whose thread was killed at rest: after a while another thread of userspace goes on.
+
+    All that the controller knows is in the record; what it had drawn for its next operation is drawn anew.
+    """
+    store(vm.actor.phase, me, PHASE_RUNNING)
+    store(vm.actor.at_rest, me, 0)
+    dead_us = vm.actor.dead_us[me]
+    while dead_us > 0 and load_acquire(vm.run.stop, 0) == 0:
+        nap_us(min(dead_us, _DWELL_NAP_US))
+        dead_us -= _DWELL_NAP_US
+    _controller_thread(vm, me)
+
+
+@kernel
+def _controller_thread(vm: Vm, me: int) -> None:
+    """Change the slots until the run stops, then take the VM down."""
     operations = 0
     while load_acquire(vm.run.stop, 0) == 0:
         if vm.cfg.operations_max[0] != 0 and operations >= vm.cfg.operations_max[0]:

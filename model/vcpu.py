@@ -24,6 +24,7 @@ from model.constants import (
     EXIT_CANCELLED,
     EXIT_FAULT,
     EXIT_IPI,
+    EXIT_SIGNAL,
     EXIT_VOLUNTARY,
     EXITING_GUEST_MODE,
     IN_GUEST_MODE,
@@ -51,7 +52,7 @@ from model.tlb import hw_walk, kvm_flush_tlb_all, tlb_lookup
 from model.trace import trace
 from model.wait import ack_ipis, ipi_pending, wait_while
 
-__all__ = ["guest_access", "guest_run", "vcpu_enter_guest", "vcpu_main", "vcpu_run"]
+__all__ = ["guest_access", "guest_run", "vcpu_enter_guest", "vcpu_main", "vcpu_run", "vcpu_taken_over"]
 
 DETAIL_ENTRY_WITHOUT_FLUSH = 90
 
@@ -59,6 +60,8 @@ DETAIL_ENTRY_WITHOUT_FLUSH = 90
 _RETRY_GIVE_UP = 1 << 30
 # Accesses between two looks at whether the run is over, a power of two less one.
 _LONG_STAY_MASK = 4095
+# Outside the guest, between two looks for IPIs.
+_NAP_US = 100
 
 
 @kernel
@@ -148,6 +151,21 @@ def _kvm_vcpu_exit_request(vm: Vm, me: int) -> bool:
 
 
 @kernel
+def _vcpu_exit_guest(vm: Vm, me: int, root: int, reason: int) -> None:
+    """The second part of vcpu_enter_guest(): out of the guest, and back under kvm->srcu."""
+    trace(vm, me, EV_KVM_EXIT, vm.vcpu.retry_gfn[me], root, -1, -1, reason, -1)
+    store_release(vm.vcpu.in_guest, me, 0)
+    # A VM exit serialises: a sender that sees us outside must not meet an access of ours that is still on its way.
+    store_release(vm.vcpu.mode, me, OUTSIDE_GUEST_MODE)
+    smp_wmb()
+    # Interrupts on: what is pending is acknowledged now.
+    if reason == EXIT_IPI:
+        vm.counter[me, C_ACKS_IN_GUEST] += 1
+    ack_ipis(vm, me)
+    srcu_read_lock(vm, me)
+
+
+@kernel
 def vcpu_enter_guest(vm: Vm, me: int) -> int:
     """Serve requests, make sure of a root, enter the guest unless somebody asks otherwise, come back.
 
@@ -194,16 +212,7 @@ def vcpu_enter_guest(vm: Vm, me: int) -> int:
     trace(vm, me, EV_KVM_ENTRY, -1, root, -1, -1, vm.vcpu.entry_seq[me], -1)
     # 6. The guest.
     reason = guest_run(vm, me)
-    trace(vm, me, EV_KVM_EXIT, vm.vcpu.retry_gfn[me], root, -1, -1, reason, -1)
-    store_release(vm.vcpu.in_guest, me, 0)
-    # A VM exit serialises: a sender that sees us outside must not meet an access of ours that is still on its way.
-    store_release(vm.vcpu.mode, me, OUTSIDE_GUEST_MODE)
-    smp_wmb()
-    # Interrupts on: what is pending is acknowledged now.
-    if reason == EXIT_IPI:
-        vm.counter[me, C_ACKS_IN_GUEST] += 1
-    ack_ipis(vm, me)
-    srcu_read_lock(vm, me)
+    _vcpu_exit_guest(vm, me, root, reason)
     return reason
 
 
@@ -239,8 +248,8 @@ def _kvm_vcpu_halt(vm: Vm, me: int) -> None:
     trace(vm, me, EV_HALT, -1, vm.vcpu.root_hpa[me], -1, -1, duration_us, -1)
     srcu_read_unlock(vm, me)
     while duration_us > 0:
-        nap_us(min(duration_us, 100))
-        duration_us -= 100
+        nap_us(min(duration_us, _NAP_US))
+        duration_us -= _NAP_US
         # Asleep, but with interrupts on.
         ack_ipis(vm, me)
     srcu_read_lock(vm, me)
@@ -284,6 +293,37 @@ def vcpu_main(vm: Vm, me: int) -> None:
     """A vCPU from its first KVM_RUN until the run stops, then its destruction."""
     store(vm.actor.phase, me, PHASE_RUNNING)
     vm.vcpu.retry_gfn[me] = -1
+    _vcpu_thread(vm, me)
+
+
+@kernel
+def vcpu_taken_over(vm: Vm, me: int) -> None:
+    """A vCPU whose thread was killed in the guest: the end of that thread, then KVM_RUN from another one.
+
+    SIGKILL kicks the vCPU out of the guest, KVM_RUN returns -EINTR and the thread is gone. The vCPU is not: userspace has its file
+    open, so it keeps its root, the reference on it, and its requests, which are served before it enters again.
+
+    Context: the record as the thread left it in guest mode, no lock held, no other thread in this vCPU.
+    """
+    store(vm.actor.phase, me, PHASE_RUNNING)
+    # The thread that was killed.
+    _vcpu_exit_guest(vm, me, vm.vcpu.root_hpa[me], EXIT_SIGNAL)
+    srcu_read_unlock(vm, me)
+    # Nobody runs the vCPU, but the CPU that it was on still takes the IPIs that were meant for it.
+    dead_us = vm.actor.dead_us[me]
+    while dead_us > 0 and load_acquire(vm.run.stop, 0) == 0:
+        nap_us(min(dead_us, _NAP_US))
+        dead_us -= _NAP_US
+        ack_ipis(vm, me)
+    # vcpu_load() by another thread on another CPU flushes what that CPU may hold of this vCPU: vmx_vcpu_load_vmcs(). The guest
+    # instruction that the kill cut off is made again as a whole, not from a half-filled TLB.
+    kvm_flush_tlb_all(vm, me)
+    _vcpu_thread(vm, me)
+
+
+@kernel
+def _vcpu_thread(vm: Vm, me: int) -> None:
+    """KVM_RUN until the run stops, then the vCPU's destruction."""
     srcu_read_lock(vm, me)
     vcpu_run(vm, me)
     kvm_mmu_unload(vm, me)

@@ -260,7 +260,7 @@ FIELDS: dict[Kind, tuple[Field, ...]] = {
             "arg0",
             "reason",
             "why the guest was left",
-            {0: "voluntary", 1: "ipi", 2: "fault", 3: "cancelled_entry", 4: "halt"},
+            {0: "voluntary", 1: "ipi", 2: "fault", 3: "cancelled_entry", 4: "halt", 5: "signal"},
         ),
     ),
     Kind.KVM_PAGE_FAULT: (

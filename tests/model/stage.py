@@ -200,12 +200,18 @@ class Stage:
         """Move an actor until it blocks."""
         self.run_until(name, lambda: self.waiting(name))
 
-    def run_at_random(self, seed):
+    def kill(self, name):
+        """The actor does nothing more; another one may be added under its name."""
+        self.actors[name].throw()
+        self.waits.pop(name, None)
+
+    def run_at_random(self, seed, before_step=lambda chance: None):
         """Move everybody at random until nobody can move; returns the names of those who have not come to their end."""
         chance = random.Random(seed)
         stay = chance.choice((0.0, 0.7, 0.95))
         name = None
         for _ in range(STEPS_MAX):
+            before_step(chance)
             enabled = [other for other in self.actors if not self.done(other) and not self.waiting(other)]
             if not enabled:
                 break
