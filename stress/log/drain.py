@@ -8,7 +8,8 @@
 | `window`  | never waits, overwrites        | sleeps until told to stop, then writes the last N per actor  |
 
 The parent forks it and shares an int64 array with it, the status: a few words for the whole drain, then the number of
-rows in closed files for each actor. The parent learns from it whether the drain is alive (heartbeat), whether it ended
+rows in closed files for each actor. A drain takes over what it finds: the files of one that was killed stay, and what that one had
+read and not yet closed is missing between them. The parent learns from it whether the drain is alive (heartbeat), whether it ended
 for want of disk space or crashed (errno, state), and how much of the log is safe whatever happens (`log_report`).
 """
 
@@ -143,7 +144,7 @@ def drain_main(
         policy: the log's policy.
         window_events: events per actor that are written under `window`.
         clock: converts the actors' ticks.
-        status: zeroed shared memory, `status_words(actors)` words.
+        status: shared memory, `status_words(actors)` words, zeroed before the first drain.
         stop: says whether to end. What the actors record after the drain heard it is not written, so that the drain
             ends even beside a running writer: stop the actors first.
 
@@ -165,6 +166,7 @@ def drain_main(
         np.empty(KEEP_BLOCKS_BYTES, np.int8)
         pa.set_memory_pool(pa.system_memory_pool())
         drain = _Drain(rings, [ActorFile(folder, name, clock) for name in rings.names], status)
+        drain.take_over()
         status[STATUS_STATE] = DRAIN_RUNNING
         try:
             if policy == "window":
@@ -190,6 +192,12 @@ class _Drain:
         self.status = status
         self.started_s = time.monotonic()
         self.opened_s = [self.started_s] * len(files)  # when the open file got its first row
+
+    def take_over(self) -> None:
+        """Go on where a drain before this one was killed; it may have died between closing a file and giving the slots back."""
+        for actor in self._actors():
+            self.rings.take(actor, max(self.rings.taken(actor), self.files[actor].seq_end))
+            self._report(actor)
 
     def run(self, stop: Callable[[], bool]) -> None:
         pause_s = PAUSE_S_MIN

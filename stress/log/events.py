@@ -91,11 +91,12 @@ class Clock:
 class ActorFile:
     """The files of one actor: buffers a row group, writes it, closes and renames a file when it is full.
 
-    Invariant: `rows_closed` rows are in files under their final names; `rows_open` more were appended since.
+    Invariant: `rows_closed` rows are in files under their final names, those of an earlier writer included; `rows_open` more were
+    appended since.
     """
 
     def __init__(self, folder: Path, actor: str, clock: Clock, file_rows_max: int = FILE_ROWS_MAX) -> None:
-        """Write nothing yet; a file appears with its first row group.
+        """Go on behind the files that are there. Write nothing yet; a file appears with its first row group.
 
         Args:
             folder: the run's `events` folder.
@@ -105,6 +106,7 @@ class ActorFile:
         """
         self.rows_closed = 0
         self.rows_open = 0
+        self.seq_end = 0
         self._folder = folder
         self._actor = actor
         self._clock = clock
@@ -115,6 +117,7 @@ class ActorFile:
         self._words = np.empty((RECORD_WORDS, ROW_GROUP_ROWS), np.int64)
         self._seq = np.empty(ROW_GROUP_ROWS, np.int64)
         self._buffered = 0
+        self._take_over()
 
     def append(self, records: Words, first_seq: int) -> None:
         """Add records, (n, 8), whose seqs count up from `first_seq`.
@@ -165,6 +168,17 @@ class ActorFile:
         self._part.unlink(missing_ok=True)
         self._buffered = 0
         self.rows_open = 0
+
+    def _take_over(self) -> None:
+        import pyarrow.parquet as pq  # noqa: PLC0415 - it starts threads: only in the drain's process
+
+        while (path := self._part.with_suffix("")).exists():
+            footer = pq.read_metadata(path)
+            self.rows_closed += footer.num_rows
+            self.seq_end = json.loads(footer.metadata[METADATA_KEY])["first_seq"] + footer.num_rows
+            self._files += 1
+        # What a writer that was killed had not closed has no footer.
+        self._part.unlink(missing_ok=True)
 
     @property
     def _part(self) -> Path:

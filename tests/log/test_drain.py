@@ -231,3 +231,42 @@ def test_too_little_memory_is_reported_like_a_full_disk(tmp_path, monkeypatch):
     status = sr.shared_status(rings)
     assert drain(rings, tmp_path, status) == DRAIN_EXIT_FAILED
     assert status[STATUS_ERRNO] == errno.ENOMEM
+
+
+def test_another_drain_goes_on_behind_a_killed_one(tmp_path, monkeypatch):
+    """Its files follow those that are there, no row comes twice, and what the dead one had in memory is all that is missing."""
+    monkeypatch.setattr(drain_module.ActorFile.__init__, "__defaults__", (ROW_GROUP_ROWS,))
+    monkeypatch.setattr(drain_module, "FILE_AGE_S_MIN", 3600.0)
+    rings = sr.shared_rings(1 << 12)
+    status, stop = sr.shared_status(rings), sr.shared_words(1)
+    n = 5 * ROW_GROUP_ROWS // 2
+    drainer = sr.fork(lambda: drain(rings, tmp_path, status, lambda: False))
+    assert sr.exit_code(sr.fork(lambda: sr.record_waiting(rings, 0, n))) == 0
+    sr.wait_until(lambda: rings.taken(0) == n)
+    os.kill(drainer, signal.SIGKILL)
+    sr.exit_code(drainer)
+    sr.record(rings, 0, sr.numbered_records(n, 10))
+    (tmp_path / "vcpu0-00002.parquet.part").write_bytes(b"torn")
+    drainer = sr.fork(lambda: drain(rings, tmp_path, status, lambda: bool(stop[0])))
+    sr.wait_until(lambda: rings.taken(0) == n + 10)
+    stop[0] = 1
+    assert sr.exit_code(drainer) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"vcpu0-0000{number}.parquet" for number in range(3)]
+    seq = sr.read_rows(tmp_path, "vcpu0")["seq"].tolist()
+    assert seq == [*range(2 * ROW_GROUP_ROWS), *range(n, n + 10)]
+    report = log_report(rings, "all", status)
+    assert (report.complete, report.logged["vcpu0"], report.lost) == (False, len(seq), n - 2 * ROW_GROUP_ROWS)
+
+
+def test_a_drain_that_died_between_its_file_and_the_ring(tmp_path):
+    """Closed, but the slots not given back and the rows not reported: they are not written twice."""
+    rings = sr.shared_rings(64)
+    status = sr.shared_status(rings)
+    sr.record(rings, 0, sr.numbered_records(0, 20))
+    assert drain(rings, tmp_path, status) == 0
+    rings.take(0, 5)
+    status[:] = 0
+    sr.record(rings, 0, sr.numbered_records(20, 10))
+    assert drain(rings, tmp_path, status) == 0
+    sr.assert_numbered(sr.read_rows(tmp_path, "vcpu0"), 0, 30)
+    assert log_report(rings, "all", status).complete
