@@ -32,6 +32,7 @@ def check_config(config: Config) -> None:
     _check_slots(config)
     _check_pools(config)
     _check_perturb(config)
+    _check_nemesis(config)
     _check_evidence(config)
     _check_times(config)
 
@@ -123,6 +124,18 @@ def _check_perturb(config: Config) -> None:
             raise BadValueError(("perturb", key), getattr(perturb, key), "0 while perturb.probability is 0")
 
 
+def _check_nemesis(config: Config) -> None:
+    acts = config.nemesis.acts
+    for index, act in enumerate(acts):
+        path = ("nemesis", "acts", index)
+        if act in acts[:index]:
+            raise BadValueError(path, act, "each act at most once")
+        if act == "kill-ctl" and config.workload.warmup_accesses == 0:
+            raise BadValueError(path, act, "workload.warmup_accesses above 0 beside it: the controller rests nowhere else")
+        if act in {"slow-disk", "full-disk"} and config.log.policy == "window":
+            raise BadValueError(path, act, 'another log.policy than "window" beside it, which writes nothing before the end')
+
+
 def _check_evidence(config: Config) -> None:
     # A threshold that cannot be reached would make every run inconclusive.
     ops = {op for slot in config.slots for op in slot.ops}
@@ -150,6 +163,8 @@ def _check_times(config: Config) -> None:
         ("workload", "dwell_ms_max", config.workload.dwell_ms_max / 1e3),
         ("perturb", "sleep_us_max", config.perturb.sleep_us_max / 1e6),
         ("perturb", "stall_ms_max", config.perturb.stall_ms_max / 1e3),
+        ("nemesis", "stop_ms_max", config.nemesis.stop_ms_max / 1e3),
+        ("nemesis", "dead_ms_max", config.nemesis.dead_ms_max / 1e3),
     )
     for table, key, pause_s in pauses:
         if 2 * pause_s > config.run.hang_s:

@@ -32,6 +32,7 @@ __all__ = [
     "Evidence",
     "Explore",
     "Log",
+    "Nemesis",
     "Op",
     "Perturb",
     "Run",
@@ -47,6 +48,7 @@ BITS_PER_LEVEL_MAX = MAX_ENTRIES.bit_length() - 1
 MAX_GFN = (1 << MAX_LEVELS * BITS_PER_LEVEL_MAX) - 1
 MAX_INT64 = 2**63 - 1  # counters and seeds are words of the shared record
 MAX_LOOPS = 10**9
+MEMORY_MB_MAX = 2**20
 PAUSE_US_MAX = 10**6
 PAUSE_MS_MAX = 10**4
 SCRIPT_ITEMS_MAX = SCRIPT_MAX
@@ -58,6 +60,20 @@ SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 SCENARIO_PATTERN = r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z"  # it becomes part of a folder's name
 
 Op = Literal["delete", "move"]
+Act = Literal[
+    "stop-vcpu",
+    "kill-vcpu",
+    "stop-ctl",
+    "kill-ctl",
+    "stop-drain",
+    "kill-drain",
+    "affinity",
+    "priority",
+    "hog",
+    "memory",
+    "slow-disk",
+    "full-disk",
+]
 
 
 class Vm(Table, frozen=True):
@@ -154,6 +170,23 @@ class Perturb(Table, frozen=True):
     stall_probability: Annotated[float, key("Chance that a pause is a long stall instead.", ge=0, le=1)] = 0.0
     stall_ms_max: Annotated[int, key("Longest stall.", ge=1, le=PAUSE_MS_MAX, unit="ms")] = 5
     resched_probability: Annotated[float, key("Chance that a pause also sets the actor's need_resched.", ge=0, le=1)] = 0.0
+
+
+class Nemesis(Table, frozen=True):
+    """Faults of the machine that hit the run's own processes while the protocol is judged. It draws from a generator of its own."""
+
+    acts: Annotated[
+        tuple[Act, ...],
+        key("What is done, at random; empty is off.", accepts="a list of names of acts, each at most once"),
+    ] = ()
+    period_ms: Annotated[int, key("Mean pause between two acts.", ge=1, le=PAUSE_MS_MAX, unit="ms")] = 200
+    stop_ms_max: Annotated[
+        int, key("Longest time that an act lasts, such as that a process is stopped.", ge=1, le=PAUSE_MS_MAX, unit="ms")
+    ] = 100
+    dead_ms_max: Annotated[
+        int, key("Longest time until another thread takes a killed one's place.", ge=0, le=PAUSE_MS_MAX, unit="ms")
+    ] = 100
+    memory_mb: Annotated[int, key('What "memory" takes.', ge=1, le=MEMORY_MB_MAX, unit="MiB")] = 256
 
 
 class Check(Table, frozen=True):
@@ -303,6 +336,7 @@ class Config(Table, frozen=True):
     workload: Workload = Workload()
     toggler: Toggler = Toggler()
     perturb: Perturb = Perturb()
+    nemesis: Nemesis = Nemesis()
     check: Check = Check()
     evidence: Evidence = Evidence()
     log: Log = Log()

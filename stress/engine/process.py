@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from model import context as ctx
-from model.layout import VM, field_table
+from model.layout import MAX_ACTORS, VM, field_table
 from model.rng import rng_seed
 from stress.engine.child import enter_child
 
@@ -41,7 +41,7 @@ class FieldTable:
         return max(tail, key=lambda name: int(fields[name][1]))
 
 
-def bind_context(record: NDArray[np.void], fields: FieldTable, actor: int, perturb: Perturb, seed: int) -> None:
+def bind_context(record: NDArray[np.void], fields: FieldTable, actor: int, perturb: Perturb, seed: int, life: int = 0) -> None:
     """Tell the compiled primitives of this process who runs here and how it is disturbed.
 
     Args:
@@ -50,6 +50,7 @@ def bind_context(record: NDArray[np.void], fields: FieldTable, actor: int, pertu
         actor: id of the actor.
         perturb: the scenario's perturbation.
         seed: the run's seed.
+        life: how many processes have played this actor before.
     """
     context = ctx.context
     base = record.ctypes.data
@@ -63,7 +64,7 @@ def bind_context(record: NDArray[np.void], fields: FieldTable, actor: int, pertu
     context[ctx.CTX_OFFSET_FRAME] = record["frame_tag"].ctypes.data - base
     context[ctx.CTX_FIELD_PT] = fields.names.index("pt")
     context[ctx.CTX_FIELD_FRAME] = fields.names.index("frame_tag")
-    context[ctx.CTX_RNG] = rng_seed(seed, _PERTURB_STREAM + actor)
+    context[ctx.CTX_RNG] = rng_seed(seed, _PERTURB_STREAM + life * MAX_ACTORS + actor)
     if perturb.probability <= 0:
         context[ctx.CTX_PERIOD] = 0
         return

@@ -54,7 +54,8 @@ class RunResult:
     """The outcome of one run.
 
     `counters` are sums over all actors, `rates` are per second of the run, `resources` are measured by the harness,
-    `sites` tell how often each primitive on each field was passed and perturbed (empty without perturbation).
+    `sites` tell how often each primitive on each field was passed and perturbed (empty without perturbation),
+    `nemesis` how often each act was done, and how often it was not possible.
     """
 
     verdict: Verdict
@@ -69,6 +70,7 @@ class RunResult:
     log: dict[str, Any] = field(default_factory=dict)
     resources: dict[str, float] = field(default_factory=dict)
     sites: list[dict[str, Any]] = field(default_factory=list)
+    nemesis: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of verdict.json."""

@@ -32,6 +32,7 @@ from stress.engine.clock import measure_clock
 from stress.engine.compiled import load_model
 from stress.engine.evidence import state_of
 from stress.engine.liveness import ending, is_stopped
+from stress.engine.nemesis import Nemesis
 from stress.engine.outcome import counters_of, findings_of, last_events, missing_evidence, sites_of
 from stress.engine.process import FieldTable, bind_context, run_child
 from stress.engine.result import Finding, Progress, RunResult
@@ -47,7 +48,7 @@ from stress.log.schema import SCHEMA_VERSION
 from stress.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from stress.config import Config
     from stress.log.drain import LogReport
@@ -102,6 +103,7 @@ class _Run:
         self._vm = views(self._segment.record)
         self._fields = FieldTable()
         self._members: list[Member] = []
+        self._nemesis: Nemesis | None = None
         self._control: ControlLog | None = None
         self._trouble = ""
         self._stopped_by = ""
@@ -122,8 +124,11 @@ class _Run:
             try:
                 self._prepare()
                 if not self._stopped_by:
-                    self._fork()
-                    self._supervise()
+                    nemesis = self._fork()
+                    try:
+                        self._supervise(nemesis)
+                    finally:
+                        nemesis.end()
             except InterruptedError:
                 pass  # _stopped_by says by what
             except HarnessError as error:
@@ -216,52 +221,67 @@ class _Run:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _fork(self) -> None:
+    def _fork(self) -> Nemesis:
         """Fork every process behind one gate, then open it."""
-        forks = multiprocess.get_context("fork")
-        gate = os.pipe()
-        parent = os.getpid()
-        record = self._segment.record[0]
-        seed = self._config.run.seed or 0
-
-        def play(actor: int) -> None:
-            bind_context(self._segment.record, self._fields, actor, self._config.perturb, seed)
-            self._model.run_actor(record, actor)
-
-        def drain() -> None:
-            code = drain_main(
-                self._rings,
-                self._folder.events,
-                policy=self._config.log.policy,
-                window_events=self._config.log.window_events,
-                clock=self._clock,
-                status=self._segment.status,
-                stop=lambda: bool(self._vm.run.drain_stop[0]),
-            )
-            os._exit(code)
-
-        parts: list[tuple[str, int | None, Callable[[], None]]] = [("drain", None, drain)]
-        parts += [(actor_name(actor), actor, lambda actor=actor: play(actor)) for actor in self._actors]  # type: ignore[misc]
-        try:
-            for name, actor, main in parts:
-                process = forks.Process(target=run_child, args=(parent, gate, main), name=name, daemon=True)
-                process.start()
-                self._members.append(Member(name, actor, process))
-                self._emit("process_start", actor=name, pid=process.pid)
-        except OSError as error:
-            raise HarnessError(f"cannot start {parts[len(self._members)][0]}: {error.strerror}.") from error
-        finally:
-            for end in gate:
-                os.close(end)
+        with _gate() as gate:
+            for actor in (None, *self._actors):
+                name = "drain" if actor is None else actor_name(actor)
+                self._members.append(Member(name, actor, self._start(name, actor, 0, gate)))
         self._watch = Watch(self._vm, self._members, self._fields, self._segment.record.ctypes.data, self._config.run.hang_s)
+        self._nemesis = Nemesis(
+            self._config.nemesis,
+            self._config.run.seed or 0,
+            self._vm,
+            self._members,
+            self._segment.status,
+            self._succeed,
+            self._emit,
+        )
+        return self._nemesis
 
-    def _supervise(self) -> None:
+    def _start(self, name: str, actor: int | None, life: int, gate: tuple[int, int]) -> Any:
+        main = self._drain if actor is None else lambda: self._play(actor, life)
+        forks = multiprocess.get_context("fork")
+        process = forks.Process(target=run_child, args=(os.getpid(), gate, main), name=name, daemon=True)
+        try:
+            process.start()
+        except OSError as error:
+            raise HarnessError(f"cannot start {name}: {error.strerror}.") from error
+        self._emit("process_start", actor=name, pid=process.pid)
+        return process
+
+    def _succeed(self, member: Member) -> None:
+        """Fork another process in the place of one that the nemesis killed."""
+        dead = member.process
+        member.life += 1
+        with _gate() as gate:
+            member.process = self._start(member.name, member.actor, member.life, gate)
+        dead.close()
+
+    def _play(self, actor: int, life: int) -> None:
+        bind_context(self._segment.record, self._fields, actor, self._config.perturb, self._config.run.seed or 0, life)
+        self._model.run_actor(self._segment.record[0], actor)
+
+    def _drain(self) -> None:
+        code = drain_main(
+            self._rings,
+            self._folder.events,
+            policy=self._config.log.policy,
+            window_events=self._config.log.window_events,
+            clock=self._clock,
+            status=self._segment.status,
+            stop=lambda: bool(self._vm.run.drain_stop[0]),
+        )
+        os._exit(code)
+
+    def _supervise(self, nemesis: Nemesis) -> None:
         """Look until every actor has ended, or something is wrong."""
         next_progress = next_heartbeat = 0.0
         found_at: float | None = None
         self._sums = (time.monotonic(), counters_of(self._vm))
         while True:
-            connection.wait([m.process.sentinel for m in self._members if not m.reaped], LOOK_S)
+            connection.wait([m.process.sentinel for m in self._members if not m.reaped], nemesis.due_in_s(LOOK_S))
+            nemesis.step()
             now = time.monotonic()
             self._trouble = self._drain_trouble() or self._watch.dead_or_stopped()  # in this order: why before that
             if self._trouble:
@@ -272,6 +292,7 @@ class _Run:
             if self._stopped_by or self._time_is_up(now):
                 self._vm.run.stop[0] = 1
             if self._vm.run.nr_findings[0]:
+                nemesis.end()
                 found_at = found_at or now
                 if now - found_at > WIND_DOWN_S:
                     return
@@ -287,6 +308,8 @@ class _Run:
                 next_heartbeat = now + HEARTBEAT_S
 
     def _drain_trouble(self) -> str:
+        if self._members[0].held:
+            return ""
         number = int(self._segment.status[STATUS_ERRNO])
         return f"the drain cannot write {self._folder.events}: {os.strerror(number)}" if number else ""
 
@@ -372,7 +395,8 @@ class _Run:
                 findings.append(dataclasses.replace(self._hang, last_events=last_events(self._clock, self._rings)))
             report = log_report(self._rings, self._config.log.policy, self._segment.status)
             log = {"policy": report.policy, "complete": report.complete, "lost": report.lost, "logged": sum(report.logged.values())}
-            if report.policy == "all" and not report.complete and not self._trouble:
+            torn = self._nemesis is not None and self._nemesis.tore_log
+            if report.policy == "all" and not report.complete and not torn and not self._trouble:
                 self._trouble = f"the log lacks {report.lost} events"
         result = self._result(findings, log)
         try:
@@ -429,6 +453,7 @@ class _Run:
             log=log,
             resources=self._resources,
             sites=sites_of(self._vm, self._fields),
+            nemesis=self._nemesis.counts if self._nemesis else {},
         )
 
     def _judge(self, findings: list[Finding], counters: dict[str, int]) -> tuple[Verdict, str]:
@@ -448,6 +473,17 @@ class _Run:
 
     def _now_ns(self) -> int:
         return int(self._clock.to_ns(np.array([self._model.read_clock()], np.int64))[0])
+
+
+@contextlib.contextmanager
+def _gate() -> Iterator[tuple[int, int]]:
+    """Children that read its first end wait until the block has ended."""
+    gate = os.pipe()
+    try:
+        yield gate
+    finally:
+        for end in gate:
+            os.close(end)
 
 
 _RATES = ("guest_accesses", "page_faults", "faults_fixed", "deletes", "moves", "creates")

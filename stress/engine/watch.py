@@ -39,12 +39,21 @@ SAMPLES_PER_HANG = 4
 
 @dataclass
 class Member:
-    """One process of the run; `actor` is None for the drain."""
+    """One process of the run.
+
+    Attributes:
+        actor: whom it plays; None for the drain.
+        reaped: it has ended as it should.
+        held: the nemesis has stopped or killed it, and answers for it.
+        life: how many processes of its name were killed before it.
+    """
 
     name: str
     actor: int | None
     process: Any
     reaped: bool = False
+    held: bool = False
+    life: int = 0
 
     @property
     def pid(self) -> int:
@@ -92,14 +101,14 @@ class Watch:
             if member.reaped:
                 continue
             code = member.process.exitcode
-            if code is None:
-                if is_stopped(member.pid):
-                    return f"{self._who(member)} was stopped by a signal"
-                continue
             if code == 0 and (member.actor is None or self._vm.actor.phase[member.actor] == PHASE_DONE):
                 member.reaped = True
+            elif member.held:
                 continue
-            return f"{self._who(member)} {ending(code)}"
+            elif code is not None:
+                return f"{self._who(member)} {ending(code)}"
+            elif is_stopped(member.pid):
+                return f"{self._who(member)} was stopped by a signal"
         return ""
 
     def _who(self, member: Member) -> str:
@@ -113,10 +122,7 @@ class Watch:
             A finding if the protocol hangs, else None; and a sentence if the machine has been too slow for too long, else "".
         """
         now = time.monotonic()
-        if now - self._last_look > OWN_GAP_S:
-            for seen in self._seen.values():
-                seen.since = seen.starved_at = now
-        self._last_look = now
+        self._pass_over_gaps(now)
         live = [m for m in self._members if m.actor is not None and not m.reaped and self._vm.actor.phase[m.actor] == PHASE_RUNNING]
         # The toggler sleeps most of the time by design.
         starved = [member for member in live if member.actor != ACTOR_TOGGLER and self._starved(member, now)]
@@ -136,6 +142,17 @@ class Watch:
                 who = f"{starved[0].name} (pid {starved[0].pid})"
                 return None, f"no progress for {quiet_s:.0f} s while {who} got no CPU: the machine is too slow or too full"
         return None, ""
+
+    def _pass_over_gaps(self, now: float) -> None:
+        """Time in which silence says nothing does not count."""
+        gap_s, self._last_look = now - self._last_look, now
+        if gap_s > OWN_GAP_S:
+            for seen in self._seen.values():
+                seen.since = seen.starved_at = now
+        elif any(member.held for member in self._members):
+            # Everybody may wait for the one that the nemesis holds.
+            for seen in self._seen.values():
+                seen.since += gap_s
 
     def _passed(self, actor: int) -> int:
         """Primitives that the actor has passed; counted in instrumented builds alone."""
@@ -173,7 +190,9 @@ class Watch:
         """
         seen = self._seen[member.name]
         passed_s = now - seen.sampled_at
-        if passed_s >= self._hang_s / SAMPLES_PER_HANG:
+        if member.held:
+            seen.sampled_at, (seen.cpu_s, seen.switches) = now, _cpu_use(member.pid)
+        elif passed_s >= self._hang_s / SAMPLES_PER_HANG:
             cpu_s, switches = _cpu_use(member.pid)
             ran = cpu_s - seen.cpu_s >= CPU_SHARE_MIN * passed_s or switches - seen.switches >= SWITCHES_PER_S_MIN * passed_s
             if not ran:

@@ -40,6 +40,12 @@ CONTROL_EVENTS: dict[str, dict[str, str]] = {
         "pid": "its process id",
         "exitcode": "exit code; -n: killed by signal n",
     },
+    "nemesis": {
+        "act": "which act",
+        "done": "false: it was not possible",
+        "target": "whom it hit, names with commas between; empty: nobody in particular",
+    },
+    "nemesis_end": {"act": "which act", "outcome": "what came of it, in words; mostly empty"},
     "warmup_done": {},
     "slot_ops": {"creates": "slots created so far", "deletes": "slots deleted", "moves": "slots moved"},
     "heartbeat": {},

@@ -11,7 +11,7 @@ from model.layout import MAX_FRAMES, MAX_PAGES
 from stress.config import pages_needed
 
 if TYPE_CHECKING:
-    from stress.config import Config, Perturb, Slot
+    from stress.config import Config, Nemesis, Perturb, Slot
 
 __all__ = ["plan_lines"]
 
@@ -40,6 +40,7 @@ def plan_lines(config: Config) -> list[str]:
         f"a delete zaps {'all roots' if vm.quirk_slot_zap_all else 'leafs'}{', toggled' if toggler else ''}",
         f"guest: {workload.write_ratio:.0%} writes, {workload.hole_ratio:.0%} MMIO",
         f"perturbation: {_perturb(config.perturb)}",
+        f"nemesis: {_nemesis(config.nemesis)}",
         f"checks: {config.check.level}",
         f"evidence: {_evidence(config)}",
         f"log: {_log(config)}",
@@ -60,6 +61,15 @@ def _perturb(perturb: Perturb) -> str:
         f"{perturb.probability:g} of all primitives, {weights}, "
         f"of these {perturb.stall_probability:g} stall up to {perturb.stall_ms_max} ms, "
         f"{perturb.resched_probability:g} set need_resched"
+    )
+
+
+def _nemesis(nemesis: Nemesis) -> str:
+    if not nemesis.acts:
+        return "off"
+    return (
+        f"{', '.join(nemesis.acts)}; one about every {nemesis.period_ms} ms, "
+        f"for up to {nemesis.stop_ms_max} ms, dead for up to {nemesis.dead_ms_max} ms"
     )
 
 

@@ -125,6 +125,33 @@ def test_a_parent_that_was_away_blames_nobody(stage):
     assert stage.look(HANG_S, vcpu0="spins")[0] is not None
 
 
+def test_time_in_which_somebody_is_held_does_not_count(stage):
+    """All may wait for the one that the nemesis stopped; what comes between counts, and a hang is found in the end."""
+    stage.look(5)
+    stage.waits_for("ctl", stage.vm.actor.ipi_acked)
+    held_s = HANG_S / 2
+    for _ in range(3):
+        stage.members[1].held = True
+        assert stage.look(held_s, ctl="waits", vcpu1="starved") == (None, "")
+        stage.members[1].held = False
+        assert stage.look(0.3 * HANG_S, ctl="waits") == (None, "")
+    finding, trouble = stage.look(0.3 * HANG_S, ctl="waits")
+    assert trouble == ""
+    assert "waits for actor.ipi_acked" in finding.detail
+
+
+def test_who_is_held_is_no_trouble(stage):
+    """Not while the nemesis answers for him; an orderly end is one all the same."""
+    stage.members[0].held = stage.members[1].held = True
+    stage.members[0].process.exitcode = -9
+    stage.members[1].process.exitcode = 0
+    stage.vm.actor.phase[1] = PHASE_DONE
+    assert stage.watch.dead_or_stopped() == ""
+    assert [member.reaped for member in stage.members] == [False, True, False, False]
+    stage.members[0].held = False
+    assert stage.watch.dead_or_stopped() == "vcpu0 (pid 0), holding no lock, was killed by SIGKILL"
+
+
 def test_who_has_nothing_to_do(stage):
     """A vCPU that has left waits for the VM's end, the RCU thread for callbacks: no hang. Nor before an actor runs."""
     stage.waits_for("vcpu0", stage.vm.run.destroyed)

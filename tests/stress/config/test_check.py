@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.layout import MAX_PAGES
-from stress.config import Config, Evidence, Perturb, Run, Slot, Vm, Workload, gfn_ranges, pages_needed
+from stress.config import Config, Evidence, Log, Nemesis, Perturb, Run, Slot, Vm, Workload, gfn_ranges, pages_needed
 from stress.config.check import GENERATIONS, check_config
 from stress.config.tables import BadValueError
 
@@ -37,6 +37,17 @@ def test_a_planted_bug_must_exist_and_stand_once() -> None:
     assert refusal(bugs=("request-without-akc",)) == ("bugs.0", 'a planted bug; did you mean "request-without-ack"?')
     assert refusal(bugs=("qqq",))[1].startswith("a planted bug; one of ")
     assert refusal(bugs=("request-without-ack",) * 2) == ("bugs.1", "each planted bug at most once")
+
+
+def test_an_act_can_be_done() -> None:
+    """Each once; the controller rests in its warm-up alone, and a window writes nothing before the end."""
+    check_config(Config(nemesis=Nemesis(acts=("kill-ctl", "full-disk")), log=Log(policy="all")))
+    assert refusal(nemesis=Nemesis(acts=("hog", "memory", "hog"))) == ("nemesis.acts.2", "each act at most once")
+    never = Workload(warmup_accesses=0)
+    key, expected = refusal(nemesis=Nemesis(acts=("kill-ctl",)), workload=never)
+    assert (key, expected.partition(" beside")[0]) == ("nemesis.acts.0", "workload.warmup_accesses above 0")
+    for act in ("slow-disk", "full-disk"):
+        assert refusal(nemesis=Nemesis(acts=(act,)))[0] == "nemesis.acts.0"
 
 
 def test_slots_lie_inside_the_geometry() -> None:
@@ -103,6 +114,8 @@ def test_a_pause_is_shorter_than_a_hang() -> None:
     """Otherwise the watchdog would report the tester's own stall."""
     perturb = Perturb(probability=0.1, stall_ms_max=3000)
     assert refusal(perturb=perturb)[0] == "perturb.stall_ms_max"
+    assert refusal(nemesis=Nemesis(stop_ms_max=3000))[0] == "nemesis.stop_ms_max"
+    assert refusal(nemesis=Nemesis(dead_ms_max=3000))[0] == "nemesis.dead_ms_max"
     check_config(Config(perturb=perturb, run=Run(hang_s=6)))
 
 

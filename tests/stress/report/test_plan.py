@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from stress.config import Config, Evidence, Log, Perturb, Slot, Toggler, Vm
+from stress.config import Config, Evidence, Log, Nemesis, Perturb, Slot, Toggler, Vm
 from stress.report.plan import VARIANTS, plan_lines
 
 
@@ -17,6 +17,7 @@ def test_the_plan_names_what_the_config_decides() -> None:
         slots=(Slot(base_gfn=16, npages=8, ops=("delete", "move"), move_to=64), Slot(base_gfn=0, npages=1)),
         toggler=Toggler(mode="flip"),
         perturb=Perturb(probability=0.001),
+        nemesis=Nemesis(acts=("kill-vcpu", "hog"), dead_ms_max=7),
         evidence=Evidence(deletes=1000),
         log=Log(policy="sampled"),
     )
@@ -32,6 +33,7 @@ def test_the_plan_names_what_the_config_decides() -> None:
         "slot 1: 1 pages at gfn 0x0, static",
         "a delete zaps leafs, toggled",
         "perturbation: 0.001 of all primitives, yield:spin:sleep = 6:3:1",
+        "nemesis: kill-vcpu, hog; one about every 200 ms, for up to 100 ms, dead for up to 7 ms",
         "evidence: deletes >= 1,000",
         "log: all events, but one guest access in 64",
     ]:
