@@ -17,7 +17,7 @@ __all__ = ["CONFIDENCE", "JUDGED", "Group", "failure_bound", "grouped", "quoted"
 
 CONFIDENCE = 0.95
 # Runs that say something about the protocol as it is meant to be: a planted bug is there to be found.
-JUDGED = f"role = 'test' and verdict <> '{Verdict.HARNESS_ERROR.value}'"
+JUDGED = f"role <> 'planted' and verdict <> '{Verdict.HARNESS_ERROR.value}'"
 MEASURED = ("rates", "quantiles")
 
 
