@@ -10,7 +10,7 @@ from stress.campaign.bounds import rate_upper, share_lower, share_upper
 if TYPE_CHECKING:
     from stress.campaign.state import Exposure, State
 
-__all__ = ["bound_lines", "power_lines", "weakness"]
+__all__ = ["bound_lines", "power_lines", "time_text", "weakness"]
 
 SHARE_GOOD = 0.8  # a planted bug that fewer of its runs find is found badly
 
@@ -26,16 +26,16 @@ def bound_lines(tested: dict[str, Exposure]) -> list[str]:
 
 def _bound(found: int, runs: int, seconds: float) -> str:
     findings = f"{found} findings" if found != 1 else "1 finding"
-    often = _time(1 / rate_upper(found, seconds))
-    share = share_upper(found, runs)
-    return f"{findings} in {runs:,} runs of {_time(seconds)}: at most {share:.3g} of runs fail, one in {often} of guest time (95 %)"
+    often = time_text(1 / rate_upper(found, seconds))
+    at_most = f"at most {share_upper(found, runs):.3g} of runs fail, one in {often} of guest time"
+    return f"{findings} in {runs:,} runs of {time_text(seconds)}: {at_most} (95 %)"
 
 
 def power_lines(planted: dict[str, Exposure]) -> list[str]:
     """One line for each planted bug: how often and how soon it was found."""
     lines = []
     for name, exposure in planted.items():
-        soon = f", after {_time(exposure.seconds / exposure.found)} of guest time" if exposure.found else ""
+        soon = f", after {time_text(exposure.seconds / exposure.found)} of guest time" if exposure.found else ""
         least = share_lower(exposure.found, exposure.runs)
         lines.append(
             f"{name}: found in {exposure.found} of {exposure.runs} runs{soon}; at least {least:.0%} of runs find it (95 %)"
@@ -53,8 +53,9 @@ def weakness(state: State) -> str:
     return ""
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """A time in three digits and a unit."""
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.2g} s"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stress.config import Config
 
-__all__ = ["HOST_FILE", "QUANTILES_FILE", "ended_row", "facts_of", "failed_row", "salvaged_row", "was_stopped"]
+__all__ = ["HOST_FILE", "QUANTILES_FILE", "ended_row", "facts_of", "failed_row", "object_in", "salvaged_row", "was_stopped"]
 
 HOST_FILE = "host.json"
 QUANTILES_FILE = "quantiles.json"
@@ -76,8 +76,8 @@ def ended_row(folder: Path, known: dict[str, Any], expected: str) -> dict[str, A
         "config_hash": manifest["config_hash"],
         "model_hash": manifest["model_hash"],
         "version": manifest["version"],
-        "host": {"cpu": manifest["host"]["cpu"], "kernel": manifest["host"]["kernel"]} | _optional(folder / HOST_FILE),
-        "quantiles": _optional(folder / QUANTILES_FILE),
+        "host": {"cpu": manifest["host"]["cpu"], "kernel": manifest["host"]["kernel"]} | object_in(folder / HOST_FILE),
+        "quantiles": object_in(folder / QUANTILES_FILE),
     }
     return row | dict(zip(("verdict", "reason"), _against(expected, row), strict=True))
 
@@ -145,7 +145,8 @@ def _against(expected: str, row: dict[str, Any]) -> tuple[str, str]:
     return Verdict.PASS.value, f"{expected}, as expected"
 
 
-def _optional(path: Path) -> dict[str, Any]:
+def object_in(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be missing or damaged; empty then."""
     try:
         content: dict[str, Any] = msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError):

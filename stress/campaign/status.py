@@ -13,6 +13,7 @@ from stress.campaign.folder import open_campaign
 from stress.campaign.journal import read_journal
 from stress.campaign.notify import HEARTBEAT_FILE
 from stress.campaign.proof import bound_lines, power_lines, weakness
+from stress.campaign.row import object_in
 from stress.campaign.state import State
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def status_of(path: Path) -> Status:
         total=kept.plan().total,
         soak_s=kept.soak_s,
         state=state,
-        heartbeat=_heartbeat(path / HEARTBEAT_FILE),
+        heartbeat=object_in(path / HEARTBEAT_FILE),
         bounds=bound_lines(state.tested),
         power=power_lines(state.planted),
         weakness=weakness(state),
@@ -85,11 +86,3 @@ def _is_locked(path: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def _heartbeat(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError):
-        return {}
-    return found

@@ -32,6 +32,7 @@ _Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the ca
 _Scheduler = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Run on a dask.distributed cluster, such as tcp://host:8786.")
 ]
+_Filter = Annotated[str | None, typer.Option("--filter", metavar="SQL", help="Only the planned runs that are such: 'vcpus>=4'.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object; messages go to stderr.")]
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="Campaign file (TOML).")]
 _Dir = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a campaign.")]
@@ -63,9 +64,7 @@ def start(
     jobs: _Jobs = None,
     scheduler: _Scheduler = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with its time, run nothing, create nothing.")] = False,
-    condition: Annotated[
-        str | None, typer.Option("--filter", metavar="SQL", help="Only the planned runs that are such: 'vcpus>=4'.")
-    ] = None,
+    condition: _Filter = None,
     as_json: _Json = False,
 ) -> None:
     """Run the campaign of a file; the last line of output is the verdict.
@@ -84,9 +83,7 @@ def soak(
     jobs: _Jobs = None,
     scheduler: _Scheduler = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print one rotation of the plan, run nothing.")] = False,
-    condition: Annotated[
-        str | None, typer.Option("--filter", metavar="SQL", help="Only the planned runs that are such: 'vcpus>=4'.")
-    ] = None,
+    condition: _Filter = None,
     as_json: _Json = False,
 ) -> None:
     """Rotate through the scenarios of a campaign file with fresh seeds until the time is over.

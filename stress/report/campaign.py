@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from stress.campaign.proof import bound_lines, power_lines
+from stress.campaign.proof import bound_lines, power_lines, time_text
 from stress.errors import one_line
 
 if TYPE_CHECKING:
@@ -51,13 +51,13 @@ def plan_lines(plan: Plan, campaign: Campaign, seed: int, soak_s: float | None, 
     beside = f"{jobs} at once" if jobs else "as many at once as the cluster has workers"
     if soak_s is not None:
         lines.append(
-            f"soak of {_time(soak_s)}: a rotation has {len(plan.tests)} runs and takes about {_time(rotation_s / at_once)} "
+            f"soak of {time_text(soak_s)}: a rotation has {len(plan.tests)} runs and takes about {time_text(rotation_s / at_once)} "
             f"({beside}), so about {soak_s * at_once / rotation_s:.1f} rotations"
         )
     else:
         times = f"{campaign.repeats} rotations" if campaign.repeats > 1 else "1 rotation"
         lines.append(
-            f"{plan.total:,} runs in {times}, about {_time(rotation_s * campaign.repeats / at_once)} ({beside}); "
+            f"{plan.total:,} runs in {times}, about {time_text(rotation_s * campaign.repeats / at_once)} ({beside}); "
             "to compile for the first time takes a minute more"
         )
     return [one_line(line) for line in lines]
@@ -68,8 +68,8 @@ def status_lines(status: Status) -> list[str]:
     state = status.state
     verdict, reason = state.verdict()
     done = f"{state.ended:,} of {status.total:,} runs" if status.total is not None else f"{state.ended:,} runs"
-    time_text = f"{_time(state.total_s)} of {_time(status.soak_s)}" if status.soak_s is not None else _time(state.total_s)
-    lines = [f"{state.identity.get('campaign', '')} {_how(status)}: {done}, {time_text}"]
+    spent = time_text(state.total_s) + (f" of {time_text(status.soak_s)}" if status.soak_s is not None else "")
+    lines = [f"{state.identity.get('campaign', '')} {_how(status)}: {done}, {spent}"]
     lines.append("so far " + one_line(f"{verdict.value}{': ' if reason else ''}{reason}"))
     lines += _counts(state)
     lines += _findings(state)
@@ -78,7 +78,7 @@ def status_lines(status: Status) -> list[str]:
     if status.weakness:
         lines.append(status.weakness)
     running = status.heartbeat.get("running", {}) if status.running else {}
-    lines += [f"on: {name}, for {_time(age)}" for name, age in running.items()]
+    lines += [f"on: {name}, for {time_text(age)}" for name, age in running.items()]
     if "disk_mb" in status.heartbeat:
         lines.append(f"disk: {status.heartbeat['disk_mb']:.0f} MiB; {state.thinned:,} runs thinned")
     return lines
@@ -121,10 +121,3 @@ def summary_lines(state: State, folder: Path) -> list[str]:
     lines += [f"proven: {line}" for line in bound_lines(state.tested)]
     lines += [f"planted: {line}" for line in power_lines(state.planted)]
     return [*lines, f"    zaptorture campaign results {folder}"]
-
-
-def _time(seconds: float) -> str:
-    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.0f} s"
