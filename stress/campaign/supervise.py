@@ -28,6 +28,7 @@ from stress.campaign.row import ended_row, failed_row, salvaged_row, was_stopped
 from stress.campaign.state import State
 from stress.campaign.vitals import Vitals
 from stress.config import parse_duration
+from stress.errors import HarnessError
 from stress.log.folder import write_atomic
 from stress.verdict import Verdict
 
@@ -119,8 +120,7 @@ class Supervisor:
     def run(self) -> tuple[Verdict, str]:
         """Go on until the plan is done, a limit or a rule says stop, or a signal does; the verdict and its reason.
 
-        Raises:
-            HarnessError: the journal cannot be written. Nothing is lost: resume when it can.
+        A journal that cannot be written and a cluster that is gone end it as well. Nothing is lost, and a violation stays one.
         """
         try:
             with self._signals():
@@ -132,6 +132,11 @@ class Supervisor:
                     self._look_around()
                     more = self._fill()
                 return self._finish()
+        except HarnessError as error:
+            verdict, reason = self.state.verdict()
+            if verdict is Verdict.VIOLATION:
+                return verdict, f"{reason}; and the harness: {error}"
+            return Verdict.HARNESS_ERROR, str(error)
         finally:
             notify_systemd("STOPPING=1")
             self._executor.close()

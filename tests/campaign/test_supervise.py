@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 from itertools import count
 
@@ -357,6 +358,30 @@ def test_total_time_leaves_a_campaign_inconclusive(tmp_path):
     verdict, reason = supervisor.run()
     assert verdict is Verdict.INCONCLUSIVE
     assert "limits.total_time = 1h is over" in reason
+
+
+@pytest.mark.parametrize("outcome", ["pass", "violation"])
+def test_a_full_disk_ends_the_campaign_and_costs_nothing(tmp_path, outcome):
+    """A journal that cannot be written is an error of the harness, unless a violation was seen; resume makes the rest."""
+    out = tmp_path / "c"
+    begin(campaign_file(tmp_path / "file", TEN), out)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def script(number, job):
+        if number == 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, ((out / "journal.jsonl").stat().st_size + 100, hard))
+            return {"silent": True}
+        return OUTCOMES[outcome]
+
+    try:
+        verdict, reason = supervise(out, FakeExecutor(script)).run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert verdict is (Verdict.VIOLATION if outcome == "violation" else Verdict.HARNESS_ERROR)
+    assert "journal.jsonl: cannot write" in reason
+    assert len(ends(out)) == 4
+    supervise(out, FakeExecutor(lambda number, job: OUTCOMES[outcome])).run()
+    assert sorted(row["index"] for row in ends(out)) == list(range(10))
 
 
 def test_two_at_once_are_refused(tmp_path):
