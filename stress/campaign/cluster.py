@@ -99,9 +99,9 @@ class ClusterExecutor:
                 raise UsageError(f"--scheduler {self._address}: {who} has {theirs}; this is {wanted}.")
         return wanted
 
-    def has_room(self) -> bool:
-        """May another job be started?"""
-        return (self._jobs is None or len(self._sent) < self._jobs) and bool(self._idle())
+    def has_room(self, *, command: bool = False) -> bool:
+        """May another run, or another command, be started? Commands have a place of their own, on this machine."""
+        return command or ((self._jobs is None or len(self._sent) < self._jobs) and bool(self._idle()))
 
     def _idle(self) -> list[str]:
         return sorted(self._workers - self._refused - {sent.worker for sent in self._sent.values()})
@@ -213,6 +213,7 @@ class ClusterExecutor:
 
     def stop(self, *, now: bool) -> None:
         """Ask all jobs to end; `now`: end them. They still come out of poll()."""
+        self._commands.clear()
         self._local.stop(now=now)
         if self._sent:
             workers = sorted({sent.worker for sent in self._sent.values()})
@@ -234,9 +235,11 @@ class ClusterExecutor:
 
     def close(self) -> None:
         """End whatever is left; workers end runs that nobody waits for."""
-        self._client.close(timeout=CONNECT_S)
-        self._local.close()
-        shutil.rmtree(self._probe.parent, ignore_errors=True)
+        try:
+            self._client.close(timeout=CONNECT_S)
+        finally:
+            self._local.close()
+            shutil.rmtree(self._probe.parent, ignore_errors=True)
 
 
 def _connect(address: str) -> Client:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from stress.campaign.row import last_object, object_in
 from stress.log.folder import write_atomic
 from stress.verdict import Verdict
 
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["THINNED_FILE", "DiskBudget", "size_of"]
+__all__ = ["SALVAGE_FILE", "THINNED_FILE", "DiskBudget", "size_of", "sync_tree"]
 
 THINNED_FILE = "thinned.json"
+SALVAGE_FILE = "salvage.txt"  # what the checker said of the log of a run that left no verdict
 LOG_PARTS = ("events", "control.jsonl", "quantiles.json")
 LOW_WATER = 0.9  # of the budget: thinning happens in batches
 
@@ -38,6 +40,17 @@ def size_of(folder: Path) -> int:
                 else:
                     total += entry.stat(follow_symlinks=False).st_blocks * 512
     return total
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until a run's evidence is on the disk, the folder's own entry included."""
+    for path in [*folder.rglob("*"), folder, folder.parent]:
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
 
 class DiskBudget:
@@ -66,7 +79,7 @@ class DiskBudget:
         """Make room if there is too little.
 
         Args:
-            busy: runs that are being written.
+            busy: runs that are being written, or that nobody has looked at yet.
 
         Returns:
             The runs that were thinned or removed, and whether the budget holds.
@@ -93,11 +106,11 @@ class DiskBudget:
     def _may_go(self, name: str) -> bool:
         if self._is_planted(name):
             return True
-        try:
-            verdict = msgspec.json.decode((self._runs / name / "verdict.json").read_bytes())["verdict"]
-        except (OSError, msgspec.DecodeError, KeyError, TypeError):
-            return False  # nobody knows what is in it
-        return bool(verdict != Verdict.VIOLATION.value)
+        verdict = object_in(self._runs / name / "verdict.json").get("verdict")
+        if verdict is None:  # it died; since it is not busy, its log has been judged, if it left one
+            judged = last_object(self._runs / name / SALVAGE_FILE).get("verdict")
+            verdict = judged or ("" if any((self._runs / name).glob("events/*.parquet")) else Verdict.HARNESS_ERROR.value)
+        return verdict not in {"", Verdict.VIOLATION.value}
 
     def _summarise(self, run: Path) -> bool:
         marker = run / THINNED_FILE

@@ -68,8 +68,8 @@ class Ended(Struct, frozen=True):
 class Executor(Protocol):
     """Executes jobs. No method blocks for long, none is called from two threads."""
 
-    def has_room(self) -> bool:
-        """May another job be started?"""
+    def has_room(self, *, command: bool = False) -> bool:
+        """May another run, or another command, be started?"""
 
     def start(self, job: RunJob | CommandJob) -> None:
         """Start a job; there must be room, unless it is a command that stays beside."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["folded", "signature_of", "title_of"]
 
 SIGNATURE_DIGITS = 10
+# A run may know that there was a finding, and no more: its actor was killed while it wrote it down.
+UNKNOWN = {"kind": "unknown", "invariant": "?", "actor": "somebody", "detail": "a finding of which there is no record"}
 _NUMBER = re.compile(r"\b(0x[0-9a-f]+|-?[0-9][0-9.]*)\b")
 _OTHERS = re.compile(r" \(.*", re.DOTALL)  # what the others did meanwhile differs each time
 _ROLE = re.compile(r"[0-9]+$")
@@ -42,6 +44,6 @@ def signature_of(title: str) -> str:
 
 
 def folded(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Signature and title of each different finding in a row, in the order in which they were seen."""
-    titles = dict.fromkeys(title_of(finding, row["variant"], row["bugs"]) for finding in row["findings"])
+    """Signature and title of each different finding in a row with a violation, in the order in which they were seen."""
+    titles = dict.fromkeys(title_of(finding, row["variant"], row["bugs"]) for finding in row["findings"] or [UNKNOWN])
     return [(signature_of(title), title) for title in titles]

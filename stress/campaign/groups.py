@@ -18,6 +18,8 @@ __all__ = ["CONFIDENCE", "JUDGED", "Group", "failure_bound", "grouped", "quoted"
 CONFIDENCE = 0.95
 # Runs that say something about the protocol as it is meant to be: a planted bug is there to be found.
 JUDGED = f"role <> 'planted' and verdict <> '{Verdict.HARNESS_ERROR.value}'"
+# Of them those that bound how often the protocol fails: who saw too little would have seen no failure either.
+TELLING = f"{JUDGED} and verdict <> '{Verdict.INCONCLUSIVE.value}'"
 MEASURED = ("rates", "quantiles")
 
 
@@ -30,7 +32,7 @@ class Group:
         runs: all of them.
         verdicts: how many ended in each verdict, the mildest first.
         guest_s: seconds of guest time in all of them.
-        judged: runs that the bound is made of: no planted ones, no errors of the harness.
+        judged: runs that the bound is made of: no planted ones, no errors of the harness, none that saw too little.
         failed: of them with a finding that was not expected.
         failure_bound: upper bound of the probability that a run fails; None without judged runs.
         medians: of each rate and quantile that a run of the group has.
@@ -77,8 +79,8 @@ def grouped(results: Results, keys: Sequence[str]) -> list[Group]:
         "count(*)",
         *(f"count(*) filter (verdict = '{verdict}')" for verdict in verdicts),
         "coalesce(sum(elapsed_s), 0)",
-        f"count(*) filter ({JUDGED})",
-        f"count(*) filter ({JUDGED} and verdict = '{Verdict.VIOLATION.value}')",
+        f"count(*) filter ({TELLING})",
+        f"count(*) filter ({TELLING} and verdict = '{Verdict.VIOLATION.value}')",
         *(f"median({quoted(name)})" for name in measured),
     ]
     by = ", ".join(map(quoted, keys))

@@ -178,7 +178,9 @@ class Journal:
             raise cannot_write(self.path, error) from error
         own = os.fstat(self._fd)
         if own.st_size < self._size:  # truncated in place: the lines are gone, what they meant is not
-            self._size = own.st_size
+            whole = os.pread(self._fd, own.st_size, 0).rfind(b"\n") + 1
+            os.ftruncate(self._fd, whole)
+            self._size = whole
             self._write("checkpoint", self._checkpoint())
         if here is None or (here.st_dev, here.st_ino) != (own.st_dev, own.st_ino):
             content = b"".join(iter(_chunks(self._fd, self._size), b""))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalExecutor"]
 
-GRACE_S = 10.0  # between asking a job to end and ending it
+GRACE_S = 60.0  # between asking a job to end and ending it: a run may have much to write
 MEMORY_LOOK_S = 2.0
 MIB = 1 << 20
 
@@ -61,8 +61,8 @@ class LocalExecutor:
         self._context = multiprocess.get_context("forkserver")
         self._context.set_forkserver_preload(["stress.campaign.perform"])
 
-    def has_room(self) -> bool:
-        """May another job be started?"""
+    def has_room(self, *, command: bool = False) -> bool:  # noqa: ARG002 - they share the places
+        """May another run, or another command, be started?"""
         return len(self._taken()) < len(self._places)
 
     def _taken(self) -> set[int]:
@@ -116,8 +116,8 @@ class LocalExecutor:
             if running.trouble.poll():
                 trouble = trouble or running.trouble.recv()
         running.trouble.close()
+        left = _end_session(running.process.pid)
         if isinstance(running.job, RunJob):
-            left = _end_session(running.process.pid)
             if code != 0:
                 trouble = trouble or f"the run's process (pid {running.process.pid}) {ending(code)}"
             elif left:

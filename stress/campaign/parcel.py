@@ -12,8 +12,10 @@ from pathlib import Path
 import msgspec
 
 from stress.campaign.disk import THINNED_FILE, size_of
+from stress.campaign.row import object_in
 from stress.errors import HarnessError
 from stress.log.folder import write_atomic
+from stress.verdict import Verdict
 
 __all__ = ["PARCEL_BYTES_MAX", "pack", "unpack"]
 
@@ -24,8 +26,11 @@ EVENTS = "events"
 
 
 def pack(folder: Path, bytes_max: int = PARCEL_BYTES_MAX) -> bytes:
-    """Pack a run folder; one that takes more than `bytes_max` goes without its event log, and says so in its `thinned.json`."""
-    if size_of(folder) > bytes_max:
+    """Pack a run folder; one without a finding that takes more than `bytes_max` goes without its event log.
+
+    Its `thinned.json` says so then. Evidence is sent whole, whatever its size.
+    """
+    if size_of(folder) > bytes_max and object_in(folder / "verdict.json").get("verdict") != Verdict.VIOLATION.value:
         why = f"the run folder takes more than the {bytes_max // MIB} MiB that are sent from a worker"
         write_atomic(folder / THINNED_FILE, msgspec.json.encode({"removed": [EVENTS], "why": why}))
         shutil.rmtree(folder / EVENTS)

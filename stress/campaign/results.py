@@ -75,7 +75,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "log": {"log_complete": "bool"},
 }
 # Tables inside of a record, and what their columns' names begin with.
-TABLES = {"counters": "", "rates": "", "quantiles": "", "resources": "", "log": "log_", "host": "host_"}
+TABLES = {"counters": "", "rates": "", "quantiles": "", "resources": "", "log": "log_", "host": "host_", "nemesis": "nemesis_"}
 ALL = "true"  # a condition that every row meets
 _CLOSED: dict[str, Any] = {
     "allow_community_extensions": False,

@@ -7,6 +7,7 @@ one, or before a crash: so none of these ways can tell a different story.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,11 +19,21 @@ if TYPE_CHECKING:
 
     from stress.config import Config
 
-__all__ = ["HOST_FILE", "QUANTILES_FILE", "ended_row", "facts_of", "failed_row", "object_in", "salvaged_row", "was_stopped"]
+__all__ = [
+    "HOST_FILE",
+    "QUANTILES_FILE",
+    "ended_row",
+    "facts_of",
+    "failed_row",
+    "last_object",
+    "lines_of",
+    "object_in",
+    "salvaged_row",
+    "was_stopped",
+]
 
 HOST_FILE = "host.json"
 QUANTILES_FILE = "quantiles.json"
-FINDINGS_KEPT = 5
 RESOURCES = ("compile_s", "first_access_s", "reserved_mb", "worker_uss_mb_max")
 
 
@@ -66,13 +77,14 @@ def ended_row(folder: Path, known: dict[str, Any], expected: str) -> dict[str, A
     row = known | {
         "run_verdict": verdict["verdict"],
         "reason": verdict["reason"],
-        "findings": [_facts(finding) for finding in verdict["findings"][:FINDINGS_KEPT]],
+        "findings": [_facts(finding) for finding in verdict["findings"]],
         "nr_findings": len(verdict["findings"]),
         "elapsed_s": verdict["elapsed_s"],
         "counters": verdict["counters"],
         "rates": verdict["rates"],
         "resources": {name: verdict["resources"][name] for name in RESOURCES if name in verdict["resources"]},
         "log": verdict["log"],
+        "nemesis": {act: counts["done"] for act, counts in verdict.get("nemesis", {}).items()},
         "config_hash": manifest["config_hash"],
         "model_hash": manifest["model_hash"],
         "version": manifest["version"],
@@ -95,6 +107,7 @@ def failed_row(known: dict[str, Any], reason: str) -> dict[str, Any]:
         "rates": {},
         "resources": {},
         "log": {},
+        "nemesis": {},
         "host": {},
         "quantiles": {},
     }
@@ -111,7 +124,7 @@ def salvaged_row(known: dict[str, Any], findings: list[dict[str, Any]], trouble:
     return failed_row(known, f"{trouble}; its log shows {len(findings)} findings") | {
         "verdict": Verdict.VIOLATION.value,
         "run_verdict": Verdict.VIOLATION.value,
-        "findings": [_of_checker(finding) for finding in findings[:FINDINGS_KEPT]],
+        "findings": [_of_checker(finding) for finding in findings],
         "nr_findings": len(findings),
     }
 
@@ -152,3 +165,22 @@ def object_in(path: Path) -> dict[str, Any]:
     except (OSError, msgspec.DecodeError):
         return {}
     return content
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a file that have something in them; none if it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def last_object(path: Path) -> dict[str, Any]:
+    """The last line of a file that is a JSON object; empty if there is none."""
+    for line in reversed(lines_of(path)):
+        with contextlib.suppress(msgspec.DecodeError):
+            found = msgspec.json.decode(line)
+            if isinstance(found, dict):
+                return found
+    return {}

@@ -49,14 +49,22 @@ class OpenRun(Struct):
 
 
 class Folded(Struct):
-    """All findings of one signature."""
+    """All findings of one signature.
+
+    Attributes:
+        runs: the first that had it.
+        lead: the first whose first finding it was, and which left a verdict: a schedule is looked for from there.
+        commands: numbers of the user's commands that have been run.
+    """
 
     title: str
     count: int
     first: str
     last: str
     runs: list[str]
+    lead: str = ""
     reproduced: str = ""
+    commands: list[int] = field(default_factory=list)
 
 
 class Exposure(Struct):
@@ -181,13 +189,15 @@ class State(Struct):
             exposure.seconds += record["elapsed_s"]
 
     def _fold(self, record: dict[str, Any]) -> None:
-        for signature, title in record["folded"]:
+        for number, (signature, title) in enumerate(record["folded"]):
             seen = record["time"]
             folded = self.findings.setdefault(signature, Folded(title, 0, seen, seen, []))
             folded.count += 1
             folded.last = seen
             if record["run"] not in folded.runs and len(folded.runs) < RUNS_NAMED:
                 folded.runs.append(record["run"])
+            if number == 0 and not folded.lead and record["counters"]:
+                folded.lead = record["run"]
 
     def _again(self, record: dict[str, Any]) -> None:
         self.retries += 1
@@ -206,6 +216,10 @@ class State(Struct):
     def _reproduced(self, record: dict[str, Any]) -> None:
         if record["signature"] in self.findings:
             self.findings[record["signature"]].reproduced = record["outcome"]
+
+    def _command(self, record: dict[str, Any]) -> None:
+        if record["signature"] in self.findings:
+            self.findings[record["signature"]].commands.append(record["number"])
 
     def _thinned(self, record: dict[str, Any]) -> None:
         self.thinned += len(record["runs"])

@@ -18,13 +18,13 @@ import msgspec
 
 from stress import __version__
 from stress.campaign.clocks import ClockWatch
-from stress.campaign.disk import DiskBudget
+from stress.campaign.disk import SALVAGE_FILE, DiskBudget, sync_tree
 from stress.campaign.executor import CommandJob, RunJob
 from stress.campaign.fold import folded
 from stress.campaign.journal import Journal, JournalLock, read_journal
 from stress.campaign.notify import Heartbeat, notify_systemd
 from stress.campaign.proof import weakness
-from stress.campaign.row import ended_row, failed_row, salvaged_row, was_stopped
+from stress.campaign.row import ended_row, failed_row, last_object, lines_of, salvaged_row, was_stopped
 from stress.campaign.state import State
 from stress.campaign.vitals import Vitals
 from stress.config import parse_duration
@@ -34,6 +34,7 @@ from stress.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from stress.campaign.executor import Ended, Executor
     from stress.campaign.folder import CampaignFolder
@@ -47,6 +48,7 @@ POLL_S = 0.5
 COMMAND_S_MAX = 60.0
 SALVAGE_S_MAX = 600.0
 REPRODUCE_EXTRA_S = 120.0  # to compile the explorer, shrink and draw
+FINDINGS_KEPT = 5  # in the journal; a run's folder has all of them
 LOSSES_MAX = 20  # a run that is lost so often with its worker may be what kills it
 MIB = 1 << 20
 
@@ -132,7 +134,7 @@ class Supervisor:
                     self._look_around()
                     more = self._fill()
                 return self._finish()
-        except HarnessError as error:
+        except (HarnessError, OSError, EOFError) as error:  # of the journal, the disk, the cluster, the server of processes
             verdict, reason = self.state.verdict()
             if verdict is Verdict.VIOLATION:
                 return verdict, f"{reason}; and the harness: {error}"
@@ -175,15 +177,14 @@ class Supervisor:
                 self._settle(attempt)
             else:
                 self._again.append(_Attempt(attempt.planned, left.attempt + 1))
-        for signature, entry in self.state.findings.items():
-            if not entry.reproduced:
-                self._reproduce(signature, entry.runs[0])
+        for signature in self.state.findings:
+            self._follow_up(signature)
 
     def _fill(self) -> bool:
         """Start what there is room for; is anything left that waits for room?"""
         self._stop_early()
         while self._waits():
-            if not self._executor.has_room():
+            if not self._executor.has_room(command=bool(self._commands)):
                 return True
             if self._commands:
                 self._executor.start(self._commands.pop(0))
@@ -218,6 +219,10 @@ class Supervisor:
         planned = attempt.planned
         limits = self._campaign.limits
         self._record("start", index=planned.index, attempt=attempt.number, run=attempt.name)
+        if (self._folder.runs / attempt.name).exists():  # begun by a process whose journal lost its tail
+            attempt.trouble, attempt.lost = DIED, True
+            self._settle(attempt)
+            return
         self._attempts[attempt.name] = attempt
         job = RunJob(
             attempt.name,
@@ -243,7 +248,8 @@ class Supervisor:
             self._reproduced(rest, ended)
         else:
             signature, _, number = rest.partition(" ")
-            self._record("command", signature=signature, number=int(number), exit_code=ended.exit_code, trouble=ended.trouble)
+            if not self._asked:  # else it is run when the campaign is taken up again
+                self._record("command", signature=signature, number=int(number), exit_code=ended.exit_code, trouble=ended.trouble)
 
     def _settle(self, attempt: _Attempt) -> None:
         """Count an attempt at a run, or see to it that another one is made."""
@@ -265,18 +271,21 @@ class Supervisor:
             return
         name = f"check {attempt.name}"
         self._attempts[name] = attempt
-        self._queue(name, ["check", str(folder), "--json"], folder / "salvage.txt", SALVAGE_S_MAX)
+        self._queue(name, ["check", str(folder), "--json"], folder / SALVAGE_FILE, SALVAGE_S_MAX)
 
     def _salvaged(self, attempt: _Attempt, ended: Ended) -> None:
-        if ended.exit_code == Verdict.VIOLATION.exit_code:
-            findings = _last_object(self._folder.runs / attempt.name / "salvage.txt").get("findings", [])
-            self._count(salvaged_row(attempt.planned.known(attempt.number), findings, attempt.trouble))
-        else:
+        judged = last_object(self._folder.runs / attempt.name / SALVAGE_FILE)
+        if judged.get("verdict") == Verdict.VIOLATION.value:
+            self._count(salvaged_row(attempt.planned.known(attempt.number), judged["findings"], attempt.trouble))
+        elif "verdict" in judged:
             self._lost(attempt, attempt.trouble)
+        elif not self._asked:  # else the run stays open, and its log is judged when the campaign is taken up again
+            self._lost(attempt, f"{attempt.trouble}; and its log could not be judged: {ended.trouble or ended.exit_code}")
 
     def _lost(self, attempt: _Attempt, why: str) -> None:
         """An attempt that says nothing of the protocol: made again, unless the harness has failed too often."""
         index = attempt.planned.index
+        self._disk.added(attempt.name)
         again = _Attempt(attempt.planned, attempt.number + 1)
         anew = attempt.lost and (attempt.trouble == DIED or attempt.number <= LOSSES_MAX)
         if self._asked or anew:
@@ -292,58 +301,63 @@ class Supervisor:
             self._count(failed_row(attempt.planned.known(attempt.number), why))
 
     def _count(self, row: dict[str, Any]) -> None:
-        entries = folded(row) if row["verdict"] == Verdict.VIOLATION.value else []
-        new = [signature for signature, _ in entries if signature not in self.state.findings and row["role"] != "planted"]
-        self._record("end", **row, folded=entries)
+        entries = folded(row) if row["verdict"] == Verdict.VIOLATION.value and row["role"] != "planted" else []
+        if entries:
+            sync_tree(self._folder.runs / row["run"])
+        new = [signature for signature, _ in entries if signature not in self.state.findings]
+        self._record("end", **(row | {"findings": row["findings"][:FINDINGS_KEPT]}), folded=entries)
         self._disk.added(row["run"])
         if row["verdict"] != Verdict.PASS.value and row["role"] != "planted":
             self._on_line(f"{row['verdict']} {row['run']}: {row['reason']}")
         for signature in new:
-            self._found(signature, row["run"])
+            self._on_line(f"    new: {self.state.findings[signature].title} ({signature})")
+        for signature, _ in entries:
+            self._follow_up(signature)
         self._keep_within_budget()
 
     # --- findings
 
-    def _found(self, signature: str, run: str) -> None:
-        """A finding that was not seen before."""
+    def _follow_up(self, signature: str) -> None:
+        """Do what is still to be done about a finding: the user's commands, and looking for a schedule that shows it."""
         entry = self.state.findings[signature]
-        self._on_line(f"    new: {entry.title} ({signature})")
         folder = self._folder.findings / signature
-        folder.mkdir(exist_ok=True)
-        write_atomic(folder / "finding.json", msgspec.json.encode({"title": entry.title, "first": entry.first, "run": run}))
+        if not folder.exists():
+            folder.mkdir()
+            content = {"title": entry.title, "first": entry.first, "run": entry.runs[0]}
+            write_atomic(folder / "finding.json", msgspec.json.encode(content))
         words = {
             "title": entry.title,
             "signature": signature,
-            "run": str(self._folder.runs / run),
+            "run": str(self._folder.runs / entry.runs[0]),
             "campaign": str(self._folder.path),
         }
         for number, command in enumerate(self._campaign.finding.commands):
-            argv = tuple(word.format(**words) for word in command)
-            output = str(folder / f"command-{number}.txt")
-            self._executor.start(CommandJob(f"command {signature} {number}", argv, output, COMMAND_S_MAX, beside=True))
-        self._reproduce(signature, run)
-
-    def _reproduce(self, signature: str, run: str) -> None:
+            name = f"command {signature} {number}"
+            if number not in entry.commands and name not in self._executor.running():
+                argv = tuple(word.format(**words) for word in command)
+                self._executor.start(CommandJob(name, argv, str(folder / f"command-{number}.txt"), COMMAND_S_MAX, beside=True))
         budget = self._campaign.finding.reproduce
-        if not budget:
-            return
-        folder = self._folder.findings / signature
-        folder.mkdir(exist_ok=True)
-        argv = ["reproduce", str(self._folder.runs / run), "--budget", budget, "--json"]
-        self._queue(f"reproduce {signature}", argv, folder / "reproduce.txt", parse_duration(budget) + REPRODUCE_EXTRA_S)
+        if budget and entry.lead and not entry.reproduced:
+            words_of_ours = ["reproduce", str(self._folder.runs / entry.lead), "--budget", budget, "--json"]
+            self._queue(
+                f"reproduce {signature}", words_of_ours, folder / "reproduce.txt", parse_duration(budget) + REPRODUCE_EXTRA_S
+            )
 
-    def _queue(self, name: str, argv: list[str], output: Any, seconds_max: float) -> None:
+    def _queue(self, name: str, argv: list[str], output: Path, seconds_max: float) -> None:
+        if name in self._executor.running() or any(job.name == name for job in self._commands):
+            return
         output.unlink(missing_ok=True)
         self._commands.append(CommandJob(name, (sys.executable, "-m", "stress.cli", *argv), str(output), seconds_max))
 
     def _reproduced(self, signature: str, ended: Ended) -> None:
-        run = self.state.findings[signature].runs[0]
-        if ended.exit_code == Verdict.VIOLATION.exit_code:
+        run = self.state.findings[signature].lead
+        said = last_object(self._folder.findings / signature / "reproduce.txt")
+        if said.get("reproduced"):
             outcome = f"yes: {self._folder.runs / run / 'failure.json'}"
         elif ended.exit_code == Verdict.INCONCLUSIVE.exit_code:
             outcome = f"not within {self._campaign.finding.reproduce}"
         else:
-            lines = _lines(self._folder.findings / signature / "reproduce.txt")
+            lines = lines_of(self._folder.findings / signature / "reproduce.txt")
             outcome = f"failed: {ended.trouble or (lines[-1] if lines else f'exit code {ended.exit_code}')}"
         if not self._asked:  # else it is tried when the campaign is taken up again
             self._record("reproduced", signature=signature, outcome=outcome)
@@ -373,7 +387,7 @@ class Supervisor:
             self._on_line(f"{Verdict.HARNESS_ERROR.value} {text}")
 
     def _keep_within_budget(self) -> None:
-        thinned, holds = self._disk.thin(set(self._executor.running()))
+        thinned, holds = self._disk.thin({run.run for run in self.state.open.values()})
         if thinned:
             self._record("thinned", runs=thinned)
         if not holds and not self._enough:
@@ -407,18 +421,3 @@ class Supervisor:
         self._record("stop", verdict=verdict.value, reason=self._enough or "all runs have ended")
         self._heartbeat.beat(self._progress(), running={}, disk_mb=self._disk.used / MIB)
         return verdict, reason
-
-
-def _lines(path: Any) -> list[str]:
-    with contextlib.suppress(OSError):
-        return [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return []
-
-
-def _last_object(path: Any) -> dict[str, Any]:
-    for line in reversed(_lines(path)):
-        with contextlib.suppress(msgspec.DecodeError):
-            found = msgspec.json.decode(line)
-            if isinstance(found, dict):
-                return found
-    return {}

@@ -29,6 +29,8 @@ __all__ = ["RESOURCES_FILE", "Vitals"]
 RESOURCES_FILE = "resources.jsonl"
 MIB = 1 << 20
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, never written
+# Names that multiprocessing gives what it puts there; a run's segment has no name, and goes with its last process.
+OF_MULTIPROCESSING = ("psm_", "mp-", "pym-", "sem.mp-")
 OWN_TEMPORARY = "zaptorture"
 # Growth over the window that is not worth a word, by the last word of the resource's name.
 FLOORS = {"uss_mb": 2.0, "rss_mb": 4.0, "fds": 3.0, "threads": 2.0, "bytes": 1.0 * MIB, "entries": 3.0, "disk_mb": 8.0}
@@ -89,7 +91,7 @@ class Vitals:
                 yield f"{role} fds", float(process.num_fds())
                 yield f"{role} threads", float(process.num_threads())
         with contextlib.suppress(OSError):
-            entries = [entry.stat() for entry in SHARED_MEMORY.iterdir()]
+            entries = [entry.stat() for entry in SHARED_MEMORY.iterdir() if entry.name.startswith(OF_MULTIPROCESSING)]
             yield "shared memory bytes", float(sum(entry.st_size for entry in entries if entry.st_uid == os.getuid()))
         with contextlib.suppress(OSError):
             names = os.listdir(tempfile.gettempdir())  # noqa: PTH208 - names alone

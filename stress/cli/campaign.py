@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from stress.cli.outcome import errors_become_lines, print_json
 from stress.cli.results import results
 from stress.config import parse_duration
-from stress.errors import HarnessError, UsageError, one_line
+from stress.errors import UsageError, one_line
 from stress.report.progress import Display
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _run(folder: CampaignFolder, kept: Kept, executor: Executor, *, as_json: boo
         )
         verdict, reason = supervisor.run()
         display.stop_live()
-        with contextlib.suppress(HarnessError):  # it is made anew whenever somebody asks for it
+        with contextlib.suppress(Exception):  # whatever it is, the verdict counts; the table is made anew whenever somebody asks
             update_results(folder.path)
         for line in summary_lines(supervisor.state, folder.path):
             display.message(line)

@@ -15,6 +15,7 @@ from model.constants import (
     KVM_X86_QUIRK_SLOT_ZAP_ALL,
     OUTSIDE_GUEST_MODE,
     PHASE_DONE,
+    PHASE_KILLED,
     PHASE_RUNNING,
     PHASE_STARTING,
     READING_SHADOW_PAGE_TABLES,
@@ -49,7 +50,7 @@ REQUESTS = {
 SLOT_FLAGS = {KVM_MEMSLOT_INVALID: "KVM_MEMSLOT_INVALID"}
 QUIRKS = {KVM_X86_QUIRK_SLOT_ZAP_ALL: "KVM_X86_QUIRK_SLOT_ZAP_ALL"}
 LOCKS = {1 << number: name for number, name in enumerate(LOCK_NAMES)}
-PHASES = {PHASE_STARTING: "starting", PHASE_RUNNING: "running", PHASE_DONE: "done"}
+PHASES = {PHASE_STARTING: "starting", PHASE_RUNNING: "running", PHASE_DONE: "done", PHASE_KILLED: "killed"}
 PAGE_STATES = {SP_FREE: "free", SP_CACHED: "cached", SP_LINKED: "linked", SP_ROOT: "root", SP_RCU: "rcu"}
 
 

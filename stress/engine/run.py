@@ -402,9 +402,9 @@ class _Run:
         try:
             if self._control is not None:
                 self._close_control(self._control, result, report)
+            write_atomic(self._folder.verdict, msgspec.json.format(msgspec.json.encode(result.to_dict())) + b"\n")
             if result.verdict is Verdict.VIOLATION:
                 self._write_state()
-            write_atomic(self._folder.verdict, msgspec.json.format(msgspec.json.encode(result.to_dict())) + b"\n")
         except HarnessError as error:
             self._trouble = self._trouble or str(error)
             result = self._result(findings, log)

@@ -20,6 +20,7 @@ ops = ["delete"]
 [run]
 duration = "100ms"
 """
+PLANTED = f'bugs = ["no-request"]\n{SCENARIO}'
 
 
 def finding(detail="the incarnation is retired; the frame's tag is 77", actor="vcpu1", kind="stale-use", invariant="I3"):
@@ -68,7 +69,7 @@ class FakeExecutor:
         self.stopped: list[bool] = []
         self.waiting: list[RunJob | CommandJob] = []
 
-    def has_room(self):
+    def has_room(self, *, command=False):
         return len([job for job in self.waiting if not getattr(job, "beside", False)]) < self.room
 
     def start(self, job):

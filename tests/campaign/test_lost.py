@@ -69,8 +69,8 @@ def test_a_campaign_waits_for_workers(tmp_path):
     class Late(FakeExecutor):
         polls = 0
 
-        def has_room(self):
-            return self.polls >= 3 and super().has_room()
+        def has_room(self, *, command=False):
+            return self.polls >= 3 and super().has_room(command=command)
 
         def poll(self, seconds):
             self.polls += 1

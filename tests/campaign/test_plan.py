@@ -10,7 +10,7 @@ from stress.campaign.plan import Plan
 from stress.campaign.select import places_where
 from stress.errors import UsageError
 
-from .fakes import SCENARIO, campaign_file
+from .fakes import PLANTED, SCENARIO, campaign_file
 
 LONG = SCENARIO.replace("100ms", "10m")
 
@@ -59,6 +59,14 @@ def test_exclusions_and_weights(tmp_path):
     assert len({plan.run(index).config.run.seed for index in range(plan.total)}) == 12
 
 
+def test_no_two_runs_have_one_seed(tmp_path):
+    """Whoever names a scenario twice, by name, weight or pattern, planted or not, gets runs with seeds of their own."""
+    text = 'scenarios = ["a", "2*a", "*a"]\n[power]\nscenarios = ["3*p"]\nevery = 1\n'
+    plan = plan_of(tmp_path, text, a=SCENARIO, p=PLANTED)
+    assert plan.total == 8
+    assert len({plan.run(index).config.run.seed for index in range(8)}) == 8
+
+
 def test_a_seed_depends_on_nothing_beside_its_run(tmp_path):
     """Another scenario or value in the file leaves the seeds of all others alone; another campaign seed changes all."""
     few = plan_of(tmp_path / "few", 'scenarios = ["b"]\n[matrix]\nvm.nr_vcpus = [4]\n', b=SCENARIO)
@@ -72,7 +80,7 @@ def test_a_seed_depends_on_nothing_beside_its_run(tmp_path):
 def test_planted_runs_come_in_between(tmp_path):
     """After each `every` tests one planted run, in turn; what they find is not expected of the tests."""
     text = 'scenarios = ["a"]\nrepeats = 7\n[power]\nscenarios = ["p", "q"]\nevery = 3\n'
-    plan = plan_of(tmp_path, text, a=SCENARIO, p=SCENARIO, q=SCENARIO)
+    plan = plan_of(tmp_path, text, a=SCENARIO, p=PLANTED, q=PLANTED)
     assert plan.total == 9
     names = [plan.run(index).config.scenario for index in range(9)]
     assert names == ["a", "a", "a", "p", "a", "a", "a", "q", "a"]
@@ -95,7 +103,8 @@ def test_a_soak_rotates_with_fresh_seeds_and_cuts_long_scenarios(tmp_path):
 
 def test_the_plan_survives_its_way_through_plan_json(tmp_path):
     """What was kept gives the same runs as the file."""
-    loaded = load_campaign(campaign_file(tmp_path, 'scenarios = ["2*a"]\n[power]\nscenarios = ["a"]\nevery = 1\n'))
+    text = 'scenarios = ["2*a"]\n[power]\nscenarios = ["p"]\nevery = 1\n'
+    loaded = load_campaign(campaign_file(tmp_path, text, a=SCENARIO, p=PLANTED))
     again = Loaded.from_content("kept", loaded.content())
     one, two = (Plan(each, 3, soak=False) for each in (loaded, again))
     assert [one.run(index).toml for index in range(4)] == [two.run(index).toml for index in range(4)]
@@ -148,6 +157,8 @@ def test_a_filter_that_is_none(tmp_path, monkeypatch, condition, message):
         ('scenarios = ["a"]\n[finding]\ncommands = [["x", "{what}"]]', "expected no other braces than {title}"),
         ('scenarios = ["a"]\n[finding]\ncommands = [[]]', "expected a program and its arguments"),
         ('scenarios = ["a"]\n[matrix]\nvm.nr_vcpus = [4]\n[[exclude]]\nvm.nr_vcpus = 4', "exclude: leaves no run"),
+        ('scenarios = ["a"]\n[[exclude]]\nvm.nr_vcpu = 4', "exclude.0.vm.nr_vcpu: no key of the matrix; expected one of scenario."),
+        ('scenarios = ["a"]\n[power]\nscenarios = ["a"]', "power.scenarios: a plants no bug"),
         ('scenarios = ["a"', "not valid TOML"),
     ],
 )

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 from itertools import count
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -20,10 +21,10 @@ from stress.campaign.state import State
 from stress.errors import UsageError
 from stress.verdict import Verdict
 
-from .fakes import FakeExecutor, begin, campaign_file, finding, records, supervise, write_run
+from .fakes import PLANTED, SCENARIO, FakeExecutor, begin, campaign_file, finding, records, supervise, write_run
 
 TEN = 'scenarios = ["a"]\nrepeats = 10\n[finding]\nreproduce = ""\n'
-POWER = '[power]\nscenarios = ["a"]\nevery = 5\n'
+POWER = '[power]\nscenarios = ["p"]\nevery = 5\n'
 OUTCOMES = {
     "pass": {},
     "inconclusive": {"verdict": "INCONCLUSIVE", "reason": "deletes = 0, below evidence.deletes = 5"},
@@ -70,18 +71,18 @@ def test_planted_runs_are_counted_apart(tmp_path):
     def script(number, job):
         return OUTCOMES["violation"] if number % 6 == 0 else {}
 
-    verdict, reason, state, _ = run_campaign(tmp_path, TEN + POWER, script)
+    verdict, reason, state, _ = run_campaign(tmp_path, TEN + POWER, script, a=SCENARIO, p=PLANTED)
     assert (verdict, reason) == (Verdict.PASS, "")
-    assert state.planted["a"].found == state.planted["a"].runs == 2
+    assert state.planted["p"].found == state.planted["p"].runs == 2
     assert state.tested["a"].runs == 10
     assert not state.findings
 
 
 def test_planted_bugs_that_stay_silent_make_a_pass_weak(tmp_path):
     """Silence of the tests proves little where planted bugs are silent too."""
-    verdict, reason, _, _ = run_campaign(tmp_path, TEN + POWER)
+    verdict, reason, _, _ = run_campaign(tmp_path, TEN + POWER, a=SCENARIO, p=PLANTED)
     assert verdict is Verdict.PASS
-    assert reason == "weak: the planted bugs a were found in less than 80% of their runs"
+    assert reason == "weak: the planted bugs p were found in less than 80% of their runs"
 
 
 def test_a_violation_is_counted_at_once_and_folded(tmp_path):
@@ -155,6 +156,86 @@ def test_the_log_of_a_run_without_verdict_is_judged(tmp_path):
     assert sum(isinstance(job, RunJob) for job in executor.started) == 1
 
 
+def test_a_check_that_was_cut_off_is_made_again(tmp_path):
+    """Ctrl-C while a killed run's log is judged leaves the run open: its finding is found when the campaign goes on."""
+    out = tmp_path / "c"
+    begin(campaign_file(tmp_path / "file", TEN.replace("10", "1")), out)
+
+    def script(_number, job):
+        if isinstance(job, CommandJob):
+            os.kill(os.getpid(), signal.SIGINT)
+            return {"exit_code": -15}
+        events = out / "runs" / job.name / "events"
+        events.mkdir(parents=True)
+        (events / "vcpu0-00001.parquet").write_bytes(b"PAR1")
+        return OUTCOMES["killed"]
+
+    verdict, _ = supervise(out, FakeExecutor(script)).run()
+    assert verdict is Verdict.INCONCLUSIVE
+
+    def again(_number, job):
+        assert job.name.startswith("check ")
+        judged = {"verdict": "VIOLATION", "findings": [finding() | {"rule": "I3"}]}
+        Path(job.output).write_text(json.dumps(judged) + "\n")
+        return {"exit_code": 1}
+
+    assert supervise(out, FakeExecutor(again)).run()[0] is Verdict.VIOLATION
+
+
+def test_a_check_that_crashed_is_no_violation(tmp_path):
+    """Python's own exit code for a crash is 1 too: without a verdict of the checker nothing was found."""
+
+    def script(_number, job):
+        if isinstance(job, CommandJob):
+            Path(job.output).write_text("Traceback (most recent call last):\nImportError\n")
+            return {"exit_code": 1}
+        events = tmp_path / "c" / "runs" / job.name / "events"
+        events.mkdir(parents=True)
+        (events / "vcpu0-00001.parquet").write_bytes(b"PAR1")
+        return OUTCOMES["killed"]
+
+    verdict, reason, _, _ = run_campaign(tmp_path, TEN.replace("10", "1") + "[limits]\nharness_retries = 0\n", script)
+    assert verdict is Verdict.HARNESS_ERROR
+    assert "its log could not be judged" in reason
+
+
+def test_every_finding_of_a_run_is_folded(tmp_path):
+    """Also the seventh, and one of which nothing is known but that it was there."""
+    many = [finding()] * 6 + [finding(detail="an orphan", invariant="I7")]
+
+    def script(number, _job):
+        return {"verdict": "VIOLATION", "findings": many if number == 1 else []}
+
+    _, _, state, _ = run_campaign(tmp_path, TEN.replace("10", "2"), script)
+    assert sorted(entry.title.partition("]")[0] for entry in state.findings.values()) == [
+        "stale-use [I3",
+        "stale-use [I7",
+        "unknown [?",
+    ]
+    assert len(ends(tmp_path / "c")[0]["findings"]) == 5, "the journal keeps some, the folder all"
+
+
+def test_commands_that_a_crash_cut_off_are_run_again(tmp_path):
+    """At least once, whatever happens between the finding and the command's end."""
+    out = tmp_path / "c"
+    text = TEN.replace("10", "1") + 'commands = [["logger", "{title}"]]\n'
+    begin(campaign_file(tmp_path / "file", text), out)
+
+    def script(_number, job):
+        if isinstance(job, CommandJob):
+            raise Died
+        return OUTCOMES["violation"]
+
+    with pytest.raises(Died):
+        supervise(out, FakeExecutor(script)).run()
+    executor = FakeExecutor()
+    supervise(out, executor).run()
+    assert [job.name.split()[0] for job in executor.started] == ["command"]
+    executor = FakeExecutor()
+    supervise(out, executor).run()
+    assert executor.started == []
+
+
 def test_stop_after_so_many_violations(tmp_path):
     """The rule stops the campaign, and the reason names it."""
     verdict, reason, state, _ = run_campaign(tmp_path, TEN + "[stop]\nviolations = 2\n", lambda number, job: OUTCOMES["violation"])
@@ -189,7 +270,10 @@ def test_a_finding_is_reproduced_once_and_commands_are_run(tmp_path):
     def script(_number, job):
         if isinstance(job, RunJob):
             return OUTCOMES["violation"]
-        return {"exit_code": 1 if job.name.startswith("reproduce") else 3}
+        if job.name.startswith("reproduce"):
+            Path(job.output).write_text('trying\n{"reproduced": true, "tried": "1"}\n')
+            return {"exit_code": 1}
+        return {"exit_code": 3}
 
     _, _, state, executor = run_campaign(tmp_path, text, script)
     commands = [job for job in executor.started if isinstance(job, CommandJob)]
