@@ -338,7 +338,8 @@ class Nemesis:
         members, duration_s = self._some(), self._duration_s()
         moved = [psutil.Process(member.pid) for member in members]
         for process in moved:
-            process.cpu_affinity(self._random.sample(cpus, self._random.randint(1, len(cpus) - 1)))
+            with contextlib.suppress(psutil.Error):  # whoever has ended meanwhile is nowhere
+                process.cpu_affinity(self._random.sample(cpus, self._random.randint(1, len(cpus) - 1)))
         self._did(act, _names(members), ms=_ms(duration_s))
         yield duration_s
         for process in moved:
@@ -353,8 +354,9 @@ class Nemesis:
         lowered = [(member, psutil.Process(member.pid), os.sched_getscheduler(member.pid)) for member in members]
         nice = os.getpriority(os.PRIO_PROCESS, 0)
         for _, process, _ in lowered:
-            process.nice(self._random.randint(max(nice, 1), _NICE_MAX))
-            os.sched_setscheduler(process.pid, self._random.choice(classes), os.sched_param(0))
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                process.nice(self._random.randint(max(nice, 1), _NICE_MAX))
+                os.sched_setscheduler(process.pid, self._random.choice(classes), os.sched_param(0))
         self._did(act, _names(members), ms=_ms(duration_s))
         yield duration_s
         kept = []
