@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from stress.campaign.row import last_object, object_in
+from stress.campaign.row import last_object, verdict_in
 from stress.log.folder import write_atomic
 from stress.verdict import Verdict
 
@@ -106,7 +106,7 @@ class DiskBudget:
     def _may_go(self, name: str) -> bool:
         if self._is_planted(name):
             return True
-        verdict = object_in(self._runs / name / "verdict.json").get("verdict")
+        verdict = verdict_in(self._runs / name)
         if verdict is None:  # it died; since it is not busy, its log has been judged, if it left one
             judged = last_object(self._runs / name / SALVAGE_FILE).get("verdict")
             verdict = judged or ("" if any((self._runs / name).glob("events/*.parquet")) else Verdict.HARNESS_ERROR.value)

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from stress.campaign.disk import THINNED_FILE, size_of
-from stress.campaign.row import object_in
+from stress.campaign.row import verdict_in
 from stress.errors import HarnessError
 from stress.log.folder import write_atomic
 from stress.verdict import Verdict
@@ -30,7 +30,7 @@ def pack(folder: Path, bytes_max: int = PARCEL_BYTES_MAX) -> bytes:
 
     Its `thinned.json` says so then. Evidence is sent whole, whatever its size.
     """
-    if size_of(folder) > bytes_max and object_in(folder / "verdict.json").get("verdict") != Verdict.VIOLATION.value:
+    if size_of(folder) > bytes_max and verdict_in(folder) != Verdict.VIOLATION.value:
         why = f"the run folder takes more than the {bytes_max // MIB} MiB that are sent from a worker"
         write_atomic(folder / THINNED_FILE, msgspec.json.encode({"removed": [EVENTS], "why": why}))
         shutil.rmtree(folder / EVENTS)

@@ -11,6 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Struct
 
 from stress.verdict import Verdict
 
@@ -35,6 +36,46 @@ __all__ = [
 HOST_FILE = "host.json"
 QUANTILES_FILE = "quantiles.json"
 RESOURCES = ("compile_s", "first_access_s", "reserved_mb", "worker_uss_mb_max")
+
+
+class _Finding(Struct):
+    """A finding without the events around it, which stay in the run's folder and would cost the campaign's process megabytes."""
+
+    kind: str
+    invariant: str
+    actor: str
+    detail: str
+    time_ns: int
+    other_actor: str | None = None
+    other_time_ns: int | None = None
+    gfn: int | None = None
+    pfn: int | None = None
+    incarnation: int | None = None
+    root: int | None = None
+    slot: int | None = None
+
+
+class _Verdict(Struct):
+    """Of verdict.json what goes into a row."""
+
+    verdict: str
+    reason: str
+    findings: list[_Finding]
+    elapsed_s: float
+    counters: dict[str, int]
+    rates: dict[str, float]
+    resources: dict[str, float]
+    log: dict[str, Any]
+    nemesis: dict[str, dict[str, int]] = {}
+
+
+class _Manifest(Struct):
+    """Of manifest.json the same."""
+
+    config_hash: str
+    model_hash: str
+    version: str
+    host: dict[str, Any]
 
 
 def facts_of(config: Config, point: dict[str, Any]) -> dict[str, Any]:
@@ -70,25 +111,25 @@ def ended_row(folder: Path, known: dict[str, Any], expected: str) -> dict[str, A
         expected: kind and rule of the finding that the run must end in; empty for none.
     """
     try:
-        verdict = msgspec.json.decode((folder / "verdict.json").read_bytes())
-        manifest = msgspec.json.decode((folder / "manifest.json").read_bytes())
+        verdict = msgspec.json.decode((folder / "verdict.json").read_bytes(), type=_Verdict)
+        manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=_Manifest)
     except (OSError, msgspec.DecodeError):
         return None
     row = known | {
-        "run_verdict": verdict["verdict"],
-        "reason": verdict["reason"],
-        "findings": [_facts(finding) for finding in verdict["findings"]],
-        "nr_findings": len(verdict["findings"]),
-        "elapsed_s": verdict["elapsed_s"],
-        "counters": verdict["counters"],
-        "rates": verdict["rates"],
-        "resources": {name: verdict["resources"][name] for name in RESOURCES if name in verdict["resources"]},
-        "log": verdict["log"],
-        "nemesis": {act: counts["done"] for act, counts in verdict.get("nemesis", {}).items()},
-        "config_hash": manifest["config_hash"],
-        "model_hash": manifest["model_hash"],
-        "version": manifest["version"],
-        "host": {"cpu": manifest["host"]["cpu"], "kernel": manifest["host"]["kernel"]} | object_in(folder / HOST_FILE),
+        "run_verdict": verdict.verdict,
+        "reason": verdict.reason,
+        "findings": [msgspec.structs.asdict(finding) for finding in verdict.findings],
+        "nr_findings": len(verdict.findings),
+        "elapsed_s": verdict.elapsed_s,
+        "counters": verdict.counters,
+        "rates": verdict.rates,
+        "resources": {name: verdict.resources[name] for name in RESOURCES if name in verdict.resources},
+        "log": verdict.log,
+        "nemesis": {act: counts["done"] for act, counts in verdict.nemesis.items()},
+        "config_hash": manifest.config_hash,
+        "model_hash": manifest.model_hash,
+        "version": manifest.version,
+        "host": {"cpu": manifest.host["cpu"], "kernel": manifest.host["kernel"]} | object_in(folder / HOST_FILE),
         "quantiles": object_in(folder / QUANTILES_FILE),
     }
     return row | dict(zip(("verdict", "reason"), _against(expected, row), strict=True))
@@ -140,11 +181,6 @@ def was_stopped(row: dict[str, Any]) -> bool:
     return bool(row["run_verdict"] != Verdict.VIOLATION.value and row["reason"].startswith("stopped by "))
 
 
-def _facts(finding: dict[str, Any]) -> dict[str, Any]:
-    """A finding without the events around it, which stay in the run's folder."""
-    return {name: value for name, value in finding.items() if name != "last_events"}
-
-
 def _against(expected: str, row: dict[str, Any]) -> tuple[str, str]:
     """The verdict that counts: a planted bug must be found, and be what it was planted for."""
     verdict, reason = row["run_verdict"], row["reason"]
@@ -156,6 +192,18 @@ def _against(expected: str, row: dict[str, Any]) -> tuple[str, str]:
     if found != [expected]:
         return Verdict.VIOLATION.value, f"expected {expected}, found {', '.join(found) or 'a finding without a record'}"
     return Verdict.PASS.value, f"{expected}, as expected"
+
+
+class _Named(Struct):
+    verdict: str
+
+
+def verdict_in(folder: Path) -> str | None:
+    """The verdict of a run by its folder; None if it left none that can be read."""
+    try:
+        return msgspec.json.decode((folder / "verdict.json").read_bytes(), type=_Named).verdict
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def object_in(path: Path) -> dict[str, Any]:
