@@ -18,7 +18,7 @@ from . import command as cmd
 
 TWO = 'scenarios = ["short"]\nseed = 5\n[matrix]\nvm.nr_vcpus = [1, 2]\n'
 POWER = '[power]\nscenarios = ["broken"]\nevery = 2\n'
-KILLS_SHORT = 8
+KILLS_SHORT = 4
 KILLS_LONG = 10
 PARTS = 20
 

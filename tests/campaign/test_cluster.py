@@ -171,6 +171,7 @@ def test_run_folders_are_sent(cluster, tmp_path):
     assert not (out / "cluster").exists()
 
 
+@pytest.mark.slow
 def test_a_campaign_is_stopped_and_taken_up_again(cluster, tmp_path):
     """One signal lets runs end in order; the campaign goes on later on the same cluster."""
     file = campaign_file(tmp_path / "file", LONG_PLAN, a=LONG)
@@ -196,6 +197,7 @@ def test_the_campaigns_process_is_killed(cluster, tmp_path):
     until(lambda: not cluster.processes_left(), "no run on any worker")
 
 
+@pytest.mark.slow
 def test_the_scheduler_is_killed(own_cluster, tmp_path):
     """One line, the exit code of an error of the harness, no run left; the campaign goes on without a cluster."""
     own_cluster.add_worker("one")

@@ -36,10 +36,13 @@ def test_the_museum_expects_what_each_piece_promises():
     assert load_campaign(cmd.ROOT / "configs" / "campaigns" / "museum.toml").campaign.expect == promised
 
 
-def test_the_smoke_campaign(tmp_path):
-    """What CI runs: no finding, no error of the harness, every planted bug found; on a slow machine a threshold may be missed."""
+@pytest.mark.parametrize(
+    "options", [("--filter", "variant='split-once'"), pytest.param((), marks=pytest.mark.slow)], ids=["half", "whole"]
+)
+def test_the_smoke_campaign(options, tmp_path):
+    """No finding, no error of the harness, every planted bug found; on a slow machine a threshold may be missed."""
     out = tmp_path / "smoke"
-    done = cmd.run("campaign", "configs/campaigns/smoke.toml", "--out", out)
+    done = cmd.run("campaign", "configs/campaigns/smoke.toml", "--out", out, *options)
     assert done.returncode in (0, 3), cmd.told(done)
     rows = cmd.ends(out)
     assert [row["index"] for row in rows] == list(range(len(rows)))

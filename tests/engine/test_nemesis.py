@@ -105,7 +105,7 @@ def test_deaths_under_the_other_policies(policy, scenario, tmp_path):
     assert check(folder)["verdict"] == "INCONCLUSIVE"
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
 def test_all_acts_together(seed, scenario, tmp_path):
     """Eight vCPUs on few CPUs, with noise of their own, and paranoid checks."""
     wanted = dict.fromkeys(ACTS, 1)
