@@ -58,6 +58,7 @@ def test_the_plan_is_shown_and_nothing_is_made(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.slow
 def test_a_finding_stops_folds_and_reproduces(tmp_path):
     """A violation ends with exit code 1, one folded entry, the user's command run, and a schedule found for it."""
     text = 'scenarios = ["broken"]\nrepeats = 3\nseed = 5\n[finding]\nreproduce = "120s"\ncommands = [["echo", "{title}"]]\n'
