@@ -209,7 +209,7 @@ def test_the_scheduler_is_killed(own_cluster, tmp_path):
     assert code == 4, out + err
     last = out.splitlines()[-1]
     assert last.startswith(f"HARNESS_ERROR campaign: the scheduler {own_cluster.address} is gone: ")
-    assert last.endswith(f"zaptorture campaign resume {tmp_path / 'c'}")
+    assert f"zaptorture campaign resume {tmp_path / 'c'}" in last
     assert err == ""
     until(lambda: not [line for line in own_cluster.processes_left() if "dask_worker" not in line], "no run on any worker")
     code, out, err = finish(own_cluster.zaptorture("campaign", "resume", tmp_path / "c"))
