@@ -81,6 +81,7 @@ def begun(out):
     return any("run_start" in path.read_text() for path in out.glob("runs/*/control.jsonl"))
 
 
+@pytest.mark.slow
 def test_the_same_campaign(cluster, tmp_path):
     """Runs, seeds, configs and verdicts are those of a campaign on this machine; commands on a finding run here."""
     scenarios = {"a": QUICK, "much": MUCH_EVIDENCE, "bug": BUG.read_text()}
@@ -143,6 +144,7 @@ print(Supervisor(folder, campaign, kept.plan(), executor, None, print, lambda te
 """
 
 
+@pytest.mark.slow
 def test_run_folders_are_sent(cluster, tmp_path):
     """A worker that does not see the campaign's folder keeps nothing: the whole run folder arrives and can be judged."""
     file = campaign_file(tmp_path / "file", PLAN, a=QUICK, much=MUCH_EVIDENCE)

@@ -131,7 +131,7 @@ def test_a_planted_bug_is_found_all_the_same(bug, finding, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("name", ["vcpu1", "ctl", "rcu", "drain"])
+@pytest.mark.parametrize("name", ["vcpu1", "drain", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ctl", "rcu"))])
 def test_what_others_do_is_trouble(name, number, scenario, tmp_path):
     """Kills and stops that are not its own, beside its own ones of somebody else."""
     own = ("stop-ctl", "kill-ctl") if name == "vcpu1" else ("stop-vcpu", "kill-vcpu")
