@@ -29,6 +29,14 @@ from stress.log.drain import DRAIN_RUNNING, STATUS_STATE, status_words
 
 from . import command as cmd
 
+ALWAYS = {
+    "kill-vcpu",
+    "kill-ctl",
+    "kill-drain",
+    "stop-vcpu",
+    "affinity",
+    "full-disk",
+}  # in every test run; the others under -m slow
 ACTS = get_args(Act)
 LONG = ("run.duration=1h", 'log.policy="all"', "nemesis.period_ms=10", "nemesis.stop_ms_max=20", "nemesis.dead_ms_max=10")
 WINDOW = 'log.policy="window"'  # where nobody waits for the disk
@@ -87,7 +95,7 @@ def scenario(tmp_path):
     return cmd.small(tmp_path)
 
 
-@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("act", [act if act in ALWAYS else pytest.param(act, marks=pytest.mark.slow) for act in ACTS])
 def test_an_act_alone(act, scenario, tmp_path):
     """Done again and again: PASS, no process left, and a log that nobody takes for a violation."""
     wanted = {act: ENOUGH.get(act, 3)}
