@@ -24,7 +24,8 @@ import numpy as np
 from msgspec import Struct
 from scipy import stats
 
-from stress.campaign.groups import CONFIDENCE, JUDGED, quoted
+from stress.campaign.bounds import CONFIDENCE
+from stress.campaign.groups import JUDGED, quoted
 from stress.errors import UsageError, did_you_mean
 from stress.verdict import Verdict
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stress.campaign.bounds import share_upper
 from stress.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -13,9 +14,8 @@ if TYPE_CHECKING:
 
     from stress.campaign.results import Results
 
-__all__ = ["CONFIDENCE", "JUDGED", "Group", "failure_bound", "grouped", "quoted", "verdict_counts"]
+__all__ = ["JUDGED", "Group", "grouped", "quoted", "verdict_counts"]
 
-CONFIDENCE = 0.95
 # Runs that say something about the protocol as it is meant to be: a planted bug is there to be found.
 JUDGED = f"role <> 'planted' and verdict <> '{Verdict.HARNESS_ERROR.value}'"
 # Of them those that bound how often the protocol fails: who saw too little would have seen no failure either.
@@ -51,17 +51,6 @@ class Group:
         """As one flat row."""
         counts = {"runs": self.runs, **self.verdicts, "guest_s": self.guest_s, "judged": self.judged, "failed": self.failed}
         return {**self.key, **counts, "failure_bound": self.failure_bound, **self.medians}
-
-
-def failure_bound(failed: int, judged: int, confidence: float = CONFIDENCE) -> float | None:
-    """The largest failure probability that is not refuted: upper bound of Clopper and Pearson, one-sided."""
-    if not judged:
-        return None
-    if failed == judged:
-        return 1.0
-    from scipy.special import betaincinv  # noqa: PLC0415 - a third of the time of scipy.stats, and that is slow to load too
-
-    return float(betaincinv(failed + 1, judged - failed, confidence))
 
 
 def verdict_counts(results: Results) -> dict[str, int]:
@@ -100,4 +89,4 @@ def _group(row: Sequence[Any], keys: Sequence[str], verdicts: Sequence[str], mea
     counts = {verdict: next(values) for verdict in verdicts}
     guest_s, judged, failed = next(values), next(values), next(values)
     medians = {name: value for name, value in zip(measured, values, strict=True) if value is not None}
-    return Group(key, runs, counts, guest_s, judged, failed, failure_bound(failed, judged), medians)
+    return Group(key, runs, counts, guest_s, judged, failed, share_upper(failed, judged) if judged else None, medians)

@@ -30,6 +30,7 @@ __all__ = [
     "lines_of",
     "object_in",
     "salvaged_row",
+    "verdict_in",
     "was_stopped",
 ]
 

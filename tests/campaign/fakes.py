@@ -73,6 +73,8 @@ class FakeExecutor:
         return len([job for job in self.waiting if not getattr(job, "beside", False)]) < self.room
 
     def start(self, job):
+        if isinstance(job, RunJob):  # as the engine refuses it
+            assert not (Path(job.out) / job.name).exists(), f"{job.name} already holds a run"
         self.started.append(job)
         self.waiting.append(job)
 

@@ -100,6 +100,19 @@ def test_a_truncated_journal_starts_with_the_sum_of_what_was_lost(tmp_path):
     assert found[0]["state"] == {"ended": 2}
 
 
+def test_a_journal_that_was_truncated_in_the_middle_of_a_line(tmp_path):
+    """What is left of the line is cut off, or the sum behind it would be read by nobody."""
+    path = tmp_path / "journal.jsonl"
+    journal = journal_at(path, lambda: {"state": {}})
+    journal.append("start", index=0)
+    size = path.stat().st_size
+    journal.append("start", index=1)
+    os.truncate(path, size + 20)
+    journal.append("start", index=2)
+    journal.close()
+    assert events(path) == ["start", "checkpoint", "start"]
+
+
 def test_a_record_is_written_whole_or_not_at_all(tmp_path):
     """When the disk takes only a part of a line, the part is taken back and the caller told."""
     path = tmp_path / "journal.jsonl"

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from stress.campaign.groups import failure_bound, grouped, verdict_counts
+from stress.campaign.bounds import share_upper
+from stress.campaign.groups import grouped, verdict_counts
 from stress.campaign.results import COLUMNS, RESULTS_FILE, open_results, update_results
 from stress.errors import HarnessError, UsageError
 
@@ -373,17 +374,17 @@ def test_a_group_has_counts_time_and_medians(tmp_path):
 def test_the_bound_is_the_largest_probability_that_is_not_refuted(judged, data):
     """With it, so few failures or fewer come up in one campaign of twenty: that is how Clopper and Pearson define it."""
     failed = data.draw(st.integers(0, judged))
-    bound = failure_bound(failed, judged)
+    bound = share_upper(failed, judged)
     if failed == judged:
         assert bound == 1.0
     else:
         assert stats.binom.cdf(failed, judged, bound) == pytest.approx(0.05, rel=1e-6)
 
 
-def test_without_runs_there_is_no_bound():
-    """Nothing is known then; the rule of three holds where there are many and none failed."""
-    assert failure_bound(0, 0) is None
-    assert failure_bound(0, 1000) == pytest.approx(3 / 1000, rel=0.01)
+def test_without_runs_there_is_no_bound(tmp_path):
+    """Nothing is known of a group that has only errors of the harness."""
+    with open_results(campaign(tmp_path / "c", [record(0, verdict="HARNESS_ERROR")])) as results:
+        assert grouped(results, ["vcpus"])[0].failure_bound is None
 
 
 def test_the_metadata_tells_how_far_the_table_reaches(tmp_path):

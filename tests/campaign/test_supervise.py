@@ -349,6 +349,22 @@ def test_a_run_that_had_ended_counts_without_being_made_again(tmp_path):
     assert len(executor.started) == 9
 
 
+def test_what_a_left_run_found_is_followed_up_once(tmp_path):
+    """Settling the run and taking the campaign up both ask for it; two jobs of one name would lose sight of each other."""
+    out = tmp_path / "c"
+    begin(campaign_file(tmp_path / "file", TEN.replace("10", "1").replace('reproduce = ""', 'reproduce = "5s"')), out)
+
+    def script(number, job):
+        write_run(out / "runs" / job.name, **OUTCOMES["violation"])
+        raise Died
+
+    with pytest.raises(Died):
+        supervise(out, FakeExecutor(script)).run()
+    executor = FakeExecutor(room=2)
+    supervise(out, executor).run()
+    assert [job.name.split()[0] for job in executor.started] == ["reproduce"]
+
+
 def test_a_run_that_was_told_to_stop_is_not_adopted(tmp_path):
     """A partial verdict that a dying campaign left is no result: the run is made anew."""
     out = tmp_path / "c"

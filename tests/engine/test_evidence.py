@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from model import constants
 from model.finding import report
 from model.layout import ACTOR_CTL, empty_vm, views
 from model.vm import SlotSettings, VmSettings, setup_vm
@@ -125,6 +126,14 @@ def test_a_whole_look_is_taken_as_it_is(record):
     taken = state(record)
     assert (taken["taken_by"], taken["time_ns"], taken["took_ns"]) == ("vcpu1", 3_000, 700)
     assert taken["vcpus"]["vcpu0"]["requests"] == []
+
+
+def test_every_phase_has_a_name(record):
+    """One without would cost the run its evidence: a killed actor's among them."""
+    for name, phase in vars(constants).items():
+        if name.startswith("PHASE_"):
+            views(record).actor.phase[1] = phase
+            assert state(record)["actors"]["vcpu1"]["phase"] == name.removeprefix("PHASE_").lower()
 
 
 def test_words_become_names(record):
