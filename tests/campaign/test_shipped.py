@@ -40,7 +40,7 @@ def test_the_museum_expects_what_each_piece_promises():
     "options", [("--filter", "variant='split-once'"), pytest.param((), marks=pytest.mark.slow)], ids=["half", "whole"]
 )
 def test_the_smoke_campaign(options, tmp_path):
-    """No finding, no error of the harness, every planted bug found; on a slow machine a threshold may be missed."""
+    """No finding, no error of the harness, every planted bug found; on a slow machine one threshold may be missed, not all."""
     out = tmp_path / "smoke"
     done = cmd.run("campaign", "configs/campaigns/smoke.toml", "--out", out, *options)
     assert done.returncode in (0, 3), cmd.told(done)
@@ -48,6 +48,7 @@ def test_the_smoke_campaign(options, tmp_path):
     assert [row["index"] for row in rows] == list(range(len(rows)))
     verdicts = {row["run"]: row["run_verdict"] for row in rows}
     assert set(verdicts.values()) <= {"PASS", "INCONCLUSIVE", "VIOLATION"}
+    assert list(verdicts.values()).count("INCONCLUSIVE") <= 1, cmd.told(done)
     assert {run for run, verdict in verdicts.items() if verdict == "VIOLATION"} == {
         row["run"] for row in rows if row["role"] == "planted"
     }
